@@ -1,0 +1,292 @@
+//! From a process inside its container to one that can run the container's program: user, rights,
+//! directory, filter. The same for init and for further processes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
+use nix::sys::stat::{Mode, SFlag, fstat, umask};
+use nix::unistd::{Gid, Uid, chdir, fchown, getcwd, setgroups, setresgid, setresuid};
+
+use super::capabilities::Sets;
+use super::command::{self, Command};
+use super::error::{Context, SetupError};
+use super::seccomp::Filter;
+use crate::spec::{CpuAffinity, IdMapping, Process};
+use crate::sys::check;
+
+/// As when a login gives none.
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// A process that only has to be told to run.
+#[derive(Debug)]
+pub(super) struct Settled<'a> {
+    command: Command,
+    /// Loaded last where the process may not gain rights; else it was loaded with the rights that
+    /// loading it takes.
+    filter: Option<&'a Filter>,
+}
+
+/// Takes the standard streams.
+pub(super) fn take_streams(streams: &[OwnedFd]) -> Result<(), SetupError> {
+    let [stdin, stdout, stderr] = streams else {
+        return Err(SetupError::Invalid {
+            field: "streams",
+            value: streams.len().to_string(),
+        });
+    };
+    set_standard_streams([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+}
+
+/// Gives pipes to the process's user, so that it can open them again as /dev/stdout. Done outside
+/// the container, whose root does not own them in a user namespace.
+pub(super) fn give_streams(
+    streams: &[OwnedFd],
+    uid: u32,
+    mappings: &[IdMapping],
+) -> Result<(), SetupError> {
+    let uid = outside(uid, mappings).ok_or_else(|| SetupError::Invalid {
+        field: "process.user.uid",
+        value: uid.to_string(),
+    })?;
+    for stream in streams {
+        let kind = fstat(stream).when("look at a standard stream")?.st_mode;
+        if SFlag::from_bits_truncate(kind) & SFlag::S_IFMT == SFlag::S_IFIFO {
+            fchown(stream, Some(uid.into()), None).when("give a standard stream to its user")?;
+        }
+    }
+    Ok(())
+}
+
+/// The id outside a user namespace; without mappings there is none.
+fn outside(id: u32, mappings: &[IdMapping]) -> Option<u32> {
+    if mappings.is_empty() {
+        return Some(id);
+    }
+    mappings.iter().find_map(|mapping| {
+        let offset = id.checked_sub(mapping.container_id)?;
+        (offset < mapping.size).then(|| mapping.host_id.checked_add(offset))?
+    })
+}
+
+/// Makes these the standard streams, where they outlive execve.
+pub(super) fn set_standard_streams(streams: [BorrowedFd<'_>; 3]) -> Result<(), SetupError> {
+    let [stdin, stdout, stderr] = streams;
+    nix::unistd::dup2_stdin(stdin).when("set standard input")?;
+    nix::unistd::dup2_stdout(stdout).when("set standard output")?;
+    nix::unistd::dup2_stderr(stderr).when("set standard error")
+}
+
+/// Changes this process into the one that the specification describes.
+pub(super) fn settle<'a>(
+    process: &Process,
+    filter: Option<&'a Filter>,
+    id: &str,
+) -> Result<Settled<'a>, SetupError> {
+    report_ignored(process);
+    join_session_keyring(id)?;
+    if let Some(scheduler) = &process.scheduler {
+        super::tuning::set_scheduler(scheduler)?;
+    }
+    if let Some(io_priority) = &process.io_priority {
+        super::tuning::set_io_priority(io_priority)?;
+    }
+    umask(Mode::from_bits_truncate(
+        process.user.umask.unwrap_or(DEFAULT_UMASK) & 0o777,
+    ));
+    let cwd = working_directory(process);
+    // With root's rights first, as the directory's parents may be closed to the user; without them
+    // afterwards, as a network file system may be closed to root.
+    let entered = match chdir(cwd) {
+        Err(Errno::EACCES | Errno::EPERM) => false,
+        other => {
+            other.at("enter the working directory", cwd)?;
+            true
+        }
+    };
+    let sets = Sets::of(process.capabilities.as_ref());
+    sets.bound()?;
+    let filter = match filter {
+        Some(filter) if !process.no_new_privileges => {
+            filter.load()?;
+            None
+        }
+        other => other,
+    };
+    become_user(process)?;
+    sets.apply()?;
+    if !entered {
+        chdir(cwd).at("enter the working directory", cwd)?;
+    }
+    check_working_directory()?;
+    if process.no_new_privileges {
+        prctl::set_no_new_privs().when("give up gaining privileges")?;
+    }
+    super::tuning::set_affinity(CpuAffinity::at_last(process.exec_cpu_affinity.as_ref()))?;
+    let environment = with_home(process);
+    let command = command::find(process, &environment)?;
+    Ok(Settled { command, filter })
+}
+
+impl Settled<'_> {
+    /// Becomes the container's program; returns only when that fails.
+    pub(super) fn run(&self) -> SetupError {
+        if let Err(error) = self.prepare() {
+            return error;
+        }
+        self.command.run()
+    }
+
+    fn prepare(&self) -> Result<(), SetupError> {
+        // SAFETY: the default disposition runs no code of ours.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.when("reset a signal")?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+            .when("unblock signals")?;
+        let flags = libc::CLOSE_RANGE_CLOEXEC;
+        // SAFETY: the descriptors stay open until execve closes them.
+        check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags) })
+            .when("mark descriptors to be closed")?;
+        match self.filter {
+            Some(filter) => filter.load(),
+            None => Ok(()),
+        }
+    }
+}
+
+fn report_ignored(process: &Process) {
+    let ignored = [
+        ("apparmorProfile", process.apparmor_profile.as_deref()),
+        ("selinuxLabel", process.selinux_label.as_deref()),
+    ];
+    for (field, value) in ignored {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            log::info!("process.{field} {value:?} is ignored: this guest's kernel has none");
+        }
+    }
+}
+
+/// A session keyring of its own, so that keys of one container are not possessed by another.
+fn join_session_keyring(id: &str) -> Result<(), SetupError> {
+    let Ok(name) = std::ffi::CString::new(format!("_ses.{id}")) else {
+        return Ok(());
+    };
+    // SAFETY: the name is NUL-terminated and only read.
+    let joined = check(unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_JOIN_SESSION_KEYRING,
+            name.as_ptr(),
+        )
+    });
+    match joined {
+        // A kernel without keys has none to keep apart.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        other => other.map(drop).when("make a session keyring"),
+    }
+}
+
+pub(super) fn working_directory(process: &Process) -> &Path {
+    if process.cwd.as_os_str().is_empty() {
+        Path::new("/")
+    } else {
+        &process.cwd
+    }
+}
+
+fn become_user(process: &Process) -> Result<(), SetupError> {
+    let user = &process.user;
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let groups: Vec<Gid> = user
+        .additional_gids
+        .iter()
+        .map(|&gid| Gid::from_raw(gid))
+        .collect();
+    prctl::set_keepcaps(true).when("keep capabilities")?;
+    setgroups(&groups).when("set the additional groups")?;
+    setresgid(gid, gid, gid).when("set the group")?;
+    setresuid(uid, uid, uid).when("set the user")?;
+    prctl::set_keepcaps(false).when("stop keeping capabilities")
+}
+
+/// Refuses a working directory outside the container's root, to which a descriptor of the guest
+/// could lead.
+fn check_working_directory() -> Result<(), SetupError> {
+    match getcwd() {
+        Ok(path) if path.is_absolute() => Ok(()),
+        Ok(path) => Err(SetupError::Invalid {
+            field: "process.cwd",
+            value: path.display().to_string(),
+        }),
+        Err(errno) => Err(errno).when("find the working directory"),
+    }
+}
+
+/// The environment, with a HOME from the container's passwd file where it has none.
+fn with_home(process: &Process) -> Vec<String> {
+    let mut environment = process.env.clone();
+    let has_home = environment
+        .iter()
+        .any(|entry| entry.strip_prefix("HOME=").is_some_and(|v| !v.is_empty()));
+    if !has_home {
+        environment.retain(|entry| !entry.starts_with("HOME="));
+        // A container without the file, or with an unreadable one, has no better answer than "/".
+        let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+        let passwd = String::from_utf8_lossy(&passwd);
+        let home = home_of(&passwd, process.user.uid).unwrap_or("/");
+        environment.push(format!("HOME={home}"));
+    }
+    environment
+}
+
+fn home_of(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let matches = fields.get(2)?.parse() == Ok(uid);
+        let home = fields.get(5).filter(|home| !home.is_empty())?;
+        matches.then_some(*home)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:33::/var/www:/bin/sh\n";
+
+    #[test]
+    fn home_comes_from_passwd() {
+        assert_eq!(home_of(PASSWD, 33), Some("/var/www"));
+        assert_eq!(home_of(PASSWD, 0), Some("/root"));
+        assert_eq!(home_of(PASSWD, 5), None);
+    }
+
+    #[test]
+    fn a_given_home_is_kept() {
+        let process = Process {
+            env: vec!["HOME=/data".to_owned()],
+            ..Process::default()
+        };
+        assert_eq!(with_home(&process), ["HOME=/data"]);
+    }
+
+    #[test]
+    fn ids_are_mapped_to_those_outside() {
+        let mapping = |container_id, host_id| IdMapping {
+            container_id,
+            host_id,
+            size: 10,
+        };
+        let mappings = [mapping(0, 1000), mapping(100, 5000)];
+        assert_eq!(outside(3, &mappings), Some(1003));
+        assert_eq!(outside(109, &mappings), Some(5009));
+        assert_eq!(outside(10, &mappings), None);
+        assert_eq!(outside(42, &[]), Some(42));
+    }
+
+    #[test]
+    fn an_empty_directory_means_the_root() {
+        assert_eq!(working_directory(&Process::default()), Path::new("/"));
+    }
+}
