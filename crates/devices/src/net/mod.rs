@@ -1,0 +1,46 @@
+//! The guest's link to passt: every frame from the guest is looked at before passt sees it.
+//!
+//! passt dials on the host whatever address the guest puts into a packet. Early versions (Debian 12
+//! has one) do so for the host's own loopback, too. And what a published port's client on the host's
+//! loopback sends is answered through the gateway's address, which therefore leads to the host's
+//! loopback. So the guest is held to what a neighbour on a network could do.
+//!
+//! - [`filter`]: which frames pass
+//! - [`relay`]: carries frames in both directions
+
+pub mod filter;
+pub mod relay;
+
+use std::os::fd::OwnedFd;
+
+use crate::isolation::{self, seccomp};
+use crate::process;
+use filter::Link;
+
+/// Why the link ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Resource limits, inherited descriptors.
+    #[error(transparent)]
+    Process(#[from] process::Error),
+    /// The sandbox.
+    #[error(transparent)]
+    Isolation(#[from] isolation::Error),
+    /// A direction of the relay.
+    #[error(transparent)]
+    Relay(#[from] relay::Error),
+}
+
+/// Carries frames until one side closes its end.
+///
+/// # Errors
+/// When the process cannot shut itself in, or a side breaks the framing.
+pub fn serve(link: Link, guest: OwnedFd, host: OwnedFd, sandboxed: bool) -> Result<(), Error> {
+    process::limit_resources(16)?;
+    if sandboxed {
+        isolation::unshare_namespaces()?;
+        isolation::keep_capabilities(&[])?;
+        seccomp::confine_net()?;
+    }
+    Ok(relay::run(link, guest.into(), host.into())?)
+}

@@ -1,0 +1,286 @@
+//! `hull-fs` as a process in its sandbox, with a VMM and a few FUSE requests in this one.
+
+#![allow(clippy::unwrap_used, reason = "a failure is a panic")]
+
+mod support;
+
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use support::vmm::{self, Vmm};
+use support::{Guest, NEXT, WRITE};
+use tempfile::TempDir;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_hull-fs");
+const REQUESTS: usize = 1;
+const ROOT: u64 = 1;
+const ANSWER: GuestAddress = GuestAddress(0x60_0000);
+
+/// Operations of FUSE.
+const LOOKUP: u32 = 1;
+const READLINK: u32 = 5;
+const MKDIR: u32 = 9;
+const OPEN: u32 = 14;
+const READ: u32 = 15;
+const SETXATTR: u32 = 21;
+const INIT: u32 = 26;
+
+/// What the guest says it can do: mounts in mounts, and leaving the privileges of files to us.
+const GUEST_CAN: u32 = 1 << 27 | 1 << 28;
+
+/// The mode bits that say what a file is.
+const FILE_TYPE: u32 = 0o170_000;
+
+struct Bench {
+    directory: TempDir,
+    child: Child,
+    vmm: Vmm,
+    guest: Guest,
+}
+
+impl Bench {
+    /// Shares the directory `share` with `file` and some bait beside it.
+    fn new(options: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let share = directory.path().join("share");
+        std::fs::create_dir_all(share.join("late")).unwrap();
+        std::fs::write(share.join("file"), "contents").unwrap();
+        std::fs::write(directory.path().join("secret"), "secret").unwrap();
+        symlink("../secret", share.join("link")).unwrap();
+        Self::start(directory, &share, options)
+    }
+
+    fn start(directory: TempDir, share: &Path, options: &[&str]) -> Self {
+        let socket = directory.path().join("vhost");
+        let listener = vmm::listen(&socket);
+        let mut arguments = vec![
+            format!("--socket-fd={}", listener.as_raw_fd()),
+            format!("--shared-dir={}", share.display()),
+        ];
+        arguments.extend(options.iter().map(ToString::to_string));
+        let child = vmm::start(PROGRAM, &arguments, &[&listener]);
+        let guest = Guest::new(vmm::shared_memory());
+        let rings = [&guest.receive, &guest.transmit];
+        let vmm = Vmm::connect(
+            &socket,
+            &guest.memory,
+            &rings,
+            VhostUserProtocolFeatures::MQ,
+        );
+        let mut bench = Self {
+            directory,
+            child,
+            vmm,
+            guest,
+        };
+        let mut init = [0; 16];
+        (init[0], init[1], init[3]) = (7, 38, GUEST_CAN);
+        bench.call(INIT, 0, &words(&init)).unwrap();
+        bench
+    }
+
+    fn share(&self) -> PathBuf {
+        self.directory.path().join("share")
+    }
+
+    /// A request and its answer without the header, or its error number.
+    fn call(&mut self, operation: u32, node: u64, arguments: &[u8]) -> Result<Vec<u8>, i32> {
+        let len = u32::try_from(40 + arguments.len()).unwrap();
+        let mut request = words(&[len, operation, 7, 0]);
+        request.extend_from_slice(&node.to_le_bytes());
+        request.extend_from_slice(&words(&[0; 4]));
+        request.extend_from_slice(arguments);
+        let memory = &self.guest.memory;
+        memory.write_slice(&request, Guest::slot(0)).unwrap();
+        let ring = &mut self.guest.transmit;
+        ring.describe(memory, 0, Descriptor::new(Guest::slot(0).0, len, NEXT, 1));
+        ring.describe(memory, 1, Descriptor::new(ANSWER.0, 65_536, WRITE, 0));
+        ring.offer(memory, 0);
+        self.vmm.kick(REQUESTS);
+        let used = loop {
+            if let Some((_, used)) = ring.take(memory) {
+                break used;
+            }
+            self.vmm.wait(REQUESTS);
+        };
+        let mut answer = vec![0; usize::try_from(used).unwrap()];
+        memory.read_slice(&mut answer, ANSWER).unwrap();
+        let error = i32::from_le_bytes(answer[4..8].try_into().unwrap());
+        if error == 0 {
+            Ok(answer.split_off(16))
+        } else {
+            Err(-error)
+        }
+    }
+
+    /// The node and the mode of a name in a directory.
+    fn lookup(&mut self, directory: u64, name: &str) -> Result<(u64, u32), i32> {
+        let answer = self.call(LOOKUP, directory, &text(name))?;
+        let node = u64::from_le_bytes(answer[..8].try_into().unwrap());
+        // After the entry's 40 bytes: six long fields and three short ones, then the mode.
+        let mode = u32::from_le_bytes(answer[100..104].try_into().unwrap());
+        Ok((node, mode))
+    }
+
+    fn read(&mut self, node: u64) -> Vec<u8> {
+        let handle = self.call(OPEN, node, &words(&[0, 0])).unwrap();
+        let mut arguments = handle[..8].to_vec();
+        arguments.extend_from_slice(&words(&[0, 0, 4096, 0, 0, 0, 0, 0]));
+        self.call(READ, node, &arguments).unwrap()
+    }
+
+    fn finish(self) -> (ExitStatus, String) {
+        drop(self.vmm);
+        vmm::end(self.child)
+    }
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [text.as_bytes(), &[0]].concat()
+}
+
+#[test]
+fn files_are_served_from_the_sandbox_until_the_vmm_goes() {
+    let mut bench = Bench::new(&[]);
+    let (file, _) = bench.lookup(ROOT, "file").unwrap();
+    assert_eq!(bench.read(file), b"contents");
+    bench
+        .call(MKDIR, ROOT, &[words(&[0o750, 0]), text("new")].concat())
+        .unwrap();
+    assert!(bench.share().join("new").is_dir());
+    let (exit, errors) = bench.finish();
+    assert_eq!((exit.code(), errors.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn nothing_outside_the_directory_can_be_reached() {
+    let mut bench = Bench::new(&[]);
+    let (link, mode) = bench.lookup(ROOT, "link").unwrap();
+    assert_eq!(
+        mode & FILE_TYPE,
+        0o120_000,
+        "links are the guest's to follow"
+    );
+    assert_eq!(bench.call(READLINK, link, &[]).unwrap(), b"../secret");
+    for name in ["../secret", "late/../../secret", "/etc/passwd"] {
+        bench.lookup(ROOT, name).unwrap_err();
+    }
+    // The root has no parent: its ".." is refused or is the root.
+    if let Ok((parent, _)) = bench.lookup(ROOT, "..") {
+        bench.lookup(parent, "secret").unwrap_err();
+    }
+}
+
+#[test]
+fn the_process_is_shut_in() {
+    let bench = Bench::new(&[]);
+    let kept = "00000000880000db";
+    assert_eq!(vmm::status(&bench.child, "CapEff"), kept);
+    assert_eq!(vmm::status(&bench.child, "CapPrm"), kept);
+    assert_eq!(vmm::status(&bench.child, "NoNewPrivs"), "1");
+    assert_eq!(vmm::status(&bench.child, "Seccomp"), "2");
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", bench.child.id())).unwrap();
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let its = std::fs::read_link(format!("/proc/{}/ns/net", bench.child.id())).unwrap();
+    assert_ne!(own, its);
+}
+
+#[test]
+fn a_read_only_share_cannot_be_changed() {
+    let mut bench = Bench::new(&["--readonly"]);
+    let (file, _) = bench.lookup(ROOT, "file").unwrap();
+    assert_eq!(bench.read(file), b"contents");
+    let arguments = [words(&[0o750, 0]), text("new")].concat();
+    assert_eq!(bench.call(MKDIR, ROOT, &arguments), Err(libc::EROFS));
+    assert!(!bench.share().join("new").exists());
+}
+
+#[test]
+fn the_guests_trusted_attributes_are_not_the_hosts() {
+    let mut bench = Bench::new(&[]);
+    let (file, _) = bench.lookup(ROOT, "file").unwrap();
+    let mut set = |name: &str| {
+        let arguments = [words(&[1, 0]), text(name), b"y".to_vec()].concat();
+        bench.call(SETXATTR, file, &arguments).map(drop)
+    };
+    set("trusted.overlay.opaque").unwrap();
+    assert_eq!(set("user.hull.trusted.other"), Err(libc::EPERM));
+    let path = bench.share().join("file");
+    let attribute = |name: &std::ffi::CStr| {
+        use nix::NixPath;
+        let size = path.with_nix_path(|path| {
+            // SAFETY: both strings are terminated; with size 0 nothing is written.
+            unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) }
+        });
+        size.unwrap()
+    };
+    assert_eq!(attribute(c"user.hull.trusted.overlay.opaque"), 1);
+    assert_eq!(attribute(c"trusted.overlay.opaque"), -1);
+}
+
+#[test]
+fn what_is_mounted_later_below_a_shared_mount_appears() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: only root can mount");
+        return;
+    }
+    let none: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let share = directory.path().join("share");
+    std::fs::create_dir_all(share.join("late")).unwrap();
+    mount(Some(&share), &share, none, MsFlags::MS_BIND, none).unwrap();
+    mount(none, &share, none, MsFlags::MS_SHARED, none).unwrap();
+
+    let mut bench = Bench::start(directory, &share, &["--cache=never"]);
+    let late = share.join("late");
+    let (node, _) = bench.lookup(ROOT, "late").unwrap();
+    bench.lookup(node, "mounted").unwrap_err();
+    mount(Some("tmpfs"), &late, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    std::fs::write(late.join("mounted"), "x").unwrap();
+    let (node, _) = bench.lookup(ROOT, "late").unwrap();
+    let (file, _) = bench.lookup(node, "mounted").unwrap();
+    assert_eq!(bench.read(file), b"x");
+    let (exit, errors) = bench.finish();
+    assert_eq!((exit.code(), errors.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn arguments_that_cannot_work_are_one_clear_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = vmm::listen(&directory.path().join("socket"));
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let start = |fd: i32, path: &Path| {
+        let arguments = [
+            format!("--socket-fd={fd}"),
+            format!("--shared-dir={}", path.display()),
+        ];
+        vmm::end(vmm::start(PROGRAM, &arguments, &[&listener]))
+    };
+    let missing = directory.path().join("missing");
+    for ((exit, errors), what) in [
+        (start(999, directory.path()), "descriptor 999"),
+        (start(listener.as_raw_fd(), &missing), "cannot share"),
+        (start(listener.as_raw_fd(), &file), "not a directory"),
+    ] {
+        assert_eq!(exit.code(), Some(1), "{errors}");
+        assert!(
+            errors.contains(what) && errors.lines().count() == 1,
+            "{errors}"
+        );
+    }
+}
