@@ -1,0 +1,100 @@
+//! What every VMM driver offers.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::accel::Accelerator;
+use crate::config::VmConfig;
+use crate::error::VmError;
+use crate::process::ProcessRecord;
+
+/// What a driver can do. A feature that is `false` is refused with [`VmError::Unsupported`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// [`Device::Fs`](crate::Device::Fs).
+    pub virtio_fs: bool,
+    /// [`Vm::pause`] and [`Vm::resume`].
+    pub pause: bool,
+}
+
+/// Runs virtual machines with one VMM.
+#[async_trait]
+pub trait Driver: Send + Sync + std::fmt::Debug {
+    /// The VMM's name, as in `--vmm`.
+    fn name(&self) -> &'static str;
+
+    /// What this driver can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Starts a machine. When it answers, the VMM runs and the guest boots.
+    ///
+    /// # Errors
+    /// When the configuration asks for what cannot be, or the VMM does not start. Nothing is left
+    /// behind then.
+    async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError>;
+
+    /// Takes over a machine that another process of ours had started.
+    ///
+    /// # Errors
+    /// When the VMM is gone or does not answer.
+    async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError>;
+}
+
+/// A virtual machine that runs.
+#[async_trait]
+pub trait Vm: Send + Sync + std::fmt::Debug {
+    /// What [`Driver::attach`] needs to find the machine again.
+    fn record(&self) -> VmRecord;
+
+    /// How the guest's instructions run.
+    fn accelerator(&self) -> Accelerator;
+
+    /// The VMM's process id.
+    fn pid(&self) -> i32;
+
+    /// Completes when the VMM has ended, with what is known of the cause. May be called any number
+    /// of times, also after the end.
+    async fn wait(&self) -> Exit;
+
+    /// Stops all virtual CPUs.
+    ///
+    /// # Errors
+    /// When the VMM refuses or is gone.
+    async fn pause(&self) -> Result<(), VmError>;
+
+    /// Lets the virtual CPUs run again.
+    ///
+    /// # Errors
+    /// When the VMM refuses or is gone.
+    async fn resume(&self) -> Result<(), VmError>;
+
+    /// Ends the VMM and its helpers at once, whatever the guest does, and waits for their end.
+    async fn kill(&self);
+
+    /// Last lines of the guest's console, oldest first.
+    fn console_tail(&self) -> Vec<String>;
+}
+
+/// How to find a running machine again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// [`Driver::name`].
+    pub driver: String,
+    /// [`VmConfig::run_dir`](crate::VmConfig::run_dir).
+    pub run_dir: std::path::PathBuf,
+    /// How the guest's instructions run.
+    pub accelerator: Accelerator,
+    /// The VMM.
+    pub vmm: ProcessRecord,
+    /// Helper processes of the driver.
+    pub helpers: Vec<ProcessRecord>,
+}
+
+/// How a VMM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Why, for people, without the console: "the guest's kernel panicked", "killed by signal 9".
+    pub cause: String,
+    /// The guest asked for the end (power-off, reset); says nothing about why.
+    pub by_guest: bool,
+}

@@ -1,0 +1,305 @@
+//! QEMU's command line, from a [`VmConfig`].
+
+use std::fmt::Write;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use crate::accel::Accelerator;
+use crate::config::{Boot, Device, VmConfig};
+use crate::error::VmError;
+
+use super::clock;
+
+/// The sockets in a machine's directory.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) qmp: PathBuf,
+    pub(super) console: PathBuf,
+    pub(super) vsock_vhost: PathBuf,
+}
+
+impl Sockets {
+    pub(super) fn in_dir(run_dir: &Path) -> Self {
+        Self {
+            qmp: run_dir.join("qmp.sock"),
+            console: run_dir.join("console.sock"),
+            vsock_vhost: run_dir.join("vsock-vhost.sock"),
+        }
+    }
+}
+
+/// What QEMU is handed as open descriptors, so that it needs no right to open anything.
+#[derive(Debug)]
+pub(super) struct Handed {
+    kernel: OwnedFd,
+    initramfs: OwnedFd,
+    vsock: OwnedFd,
+    qmp_listener: OwnedFd,
+    console_listener: OwnedFd,
+}
+
+impl Handed {
+    pub(super) fn open(
+        config: &VmConfig,
+        sockets: &Sockets,
+        qmp_listener: OwnedFd,
+        console_listener: OwnedFd,
+    ) -> Result<Self, VmError> {
+        let open = |path: &Path| {
+            let file = File::open(path);
+            let file = file.map_err(VmError::host(format!("open {}", path.display())))?;
+            Ok::<OwnedFd, VmError>(file.into())
+        };
+        Ok(Self {
+            kernel: open(&config.boot.kernel)?,
+            initramfs: open(&config.boot.initramfs)?,
+            vsock: connect(&sockets.vsock_vhost)?,
+            qmp_listener,
+            console_listener,
+        })
+    }
+}
+
+/// A connection to a back end that listens already.
+fn connect(path: &Path) -> Result<OwnedFd, VmError> {
+    let stream = UnixStream::connect(path);
+    let stream = stream.map_err(VmError::host(format!("connect to {}", path.display())))?;
+    Ok(stream.into())
+}
+
+/// Arguments, and the descriptors that they name.
+#[derive(Debug)]
+pub(super) struct CommandLine {
+    pub(super) arguments: Vec<String>,
+    pub(super) inherited: Vec<OwnedFd>,
+}
+
+impl CommandLine {
+    pub(super) fn new(
+        config: VmConfig,
+        accelerator: Accelerator,
+        handed: Handed,
+    ) -> Result<Self, VmError> {
+        let mut line = Self {
+            arguments: Vec::new(),
+            inherited: Vec::new(),
+        };
+        line.machine(&config, accelerator);
+        for (option, file) in [("-kernel", handed.kernel), ("-initrd", handed.initramfs)] {
+            let fd = line.hand_over(file);
+            line.option(option, format!("/proc/self/fd/{fd}"));
+        }
+        line.option("-append", kernel_command_line(&config.boot, accelerator));
+        let fd = line.hand_over(handed.console_listener);
+        line.option(
+            "-chardev",
+            format!("socket,id=console,fd={fd},server=on,wait=on"),
+        );
+        line.option("-serial", "chardev:console".to_owned());
+        let fd = line.hand_over(handed.qmp_listener);
+        line.option(
+            "-chardev",
+            format!("socket,id=qmp,fd={fd},server=on,wait=off"),
+        );
+        line.option("-mon", "chardev=qmp,mode=control".to_owned());
+        line.vhost_user("vsock", handed.vsock, "vhost-user-vsock-device");
+        for (index, device) in config.devices.into_iter().enumerate() {
+            line.device(index, device)?;
+        }
+        Ok(line)
+    }
+
+    fn hand_over(&mut self, fd: OwnedFd) -> RawFd {
+        let number = fd.as_raw_fd();
+        self.inherited.push(fd);
+        number
+    }
+
+    /// A device whose other half is a process of ours.
+    fn vhost_user(&mut self, id: &str, socket: OwnedFd, device: &str) {
+        let fd = self.hand_over(socket);
+        self.option("-chardev", format!("socket,id={id},fd={fd}"));
+        self.option("-device", format!("{device},chardev={id}"));
+    }
+
+    fn option(&mut self, name: &str, value: String) {
+        self.arguments.extend([name.to_owned(), value]);
+    }
+
+    fn machine(&mut self, config: &VmConfig, accelerator: Accelerator) {
+        // Under KVM the guest has the paravirtual clock and the TSC deadline timer. TCG's guest
+        // calibrates its timer against the PIT and takes the time from the RTC, for which it would
+        // wait a second if there were none.
+        let (legacy, accel, cpu) = match accelerator {
+            Accelerator::Kvm => ("off", "kvm", "host"),
+            Accelerator::Tcg => ("on", "tcg,thread=multi", "max"),
+        };
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            self.arguments.push(flag.to_owned());
+        }
+        self.option("-name", format!("hull-{}", config.id));
+        self.option(
+            "-machine",
+            format!(
+                "microvm,acpi=off,x-option-roms=off,rtc={legacy},pit={legacy},\
+                 pic={legacy},isa-serial=on,memory-backend=ram"
+            ),
+        );
+        // virtio 1.0, which the back ends speak, not the drafts before it.
+        self.option("-global", "virtio-mmio.force-legacy=false".to_owned());
+        self.option("-accel", accel.to_owned());
+        self.option("-cpu", cpu.to_owned());
+        self.option("-smp", config.vcpus.to_string());
+        self.option("-m", format!("{}M", config.memory_mib));
+        // vhost-user back ends map the guest's memory, so it is shared.
+        self.option(
+            "-object",
+            format!(
+                "memory-backend-memfd,id=ram,size={}M,share=on",
+                config.memory_mib
+            ),
+        );
+        self.option("-display", "none".to_owned());
+        self.option(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
+        );
+    }
+
+    fn device(&mut self, index: usize, device: Device) -> Result<(), VmError> {
+        match device {
+            Device::Fs { tag, socket } => {
+                let device = format!("vhost-user-fs-device,tag={tag},queue-size=1024");
+                self.vhost_user(&format!("fs{index}"), connect(&socket)?, &device);
+            }
+            Device::Net { tap, mac, mtu } => {
+                let fd = self.hand_over(tap);
+                self.option("-netdev", format!("tap,id=net{index},fd={fd}"));
+                self.option(
+                    "-device",
+                    format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu}"),
+                );
+            }
+            Device::NetStream { socket, mac, mtu } => {
+                let fd = self.hand_over(socket);
+                self.option(
+                    "-netdev",
+                    format!("stream,id=net{index},server=off,addr.type=fd,addr.str={fd}"),
+                );
+                self.option(
+                    "-device",
+                    format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu}"),
+                );
+            }
+            Device::Rng => {
+                self.option(
+                    "-object",
+                    format!("rng-random,id=rng{index},filename=/dev/urandom"),
+                );
+                self.option("-device", format!("virtio-rng-device,rng=rng{index}"));
+            }
+            Device::Balloon => self.option(
+                "-device",
+                "virtio-balloon-device,deflate-on-oom=on,free-page-reporting=on".to_owned(),
+            ),
+        }
+        Ok(())
+    }
+}
+
+fn kernel_command_line(boot: &Boot, accelerator: Accelerator) -> String {
+    // reboot=t: a triple fault ends the VMM (-no-reboot), as there is no ACPI to power off with.
+    let mut line = "console=ttyS0 8250.nr_uarts=1 acpi=off pci=off quiet panic=-1 reboot=t i8042.noaux i8042.nokbd \
+                    random.trust_cpu=on cryptomgr.notests"
+        .to_owned();
+    if accelerator == Accelerator::Tcg {
+        // The counter is the host's. Left to compare it with its timer, whose ticks are late when the
+        // host is busy, the guest would believe the timer: its time would run slow and coarse.
+        let khz = clock::tsc_khz();
+        write!(line, " tsc_early_khz={khz} tsc=reliable no_timer_check")
+            .expect("a string takes any text");
+        // What costs time at boot and brings nothing here: calibrating the local APIC's timer against
+        // the PIT, and with one CPU replacing code that has been translated already.
+        line.push_str(" nolapic_timer noreplace-smp");
+    }
+    for argument in &boot.arguments {
+        line.push(' ');
+        line.push_str(argument);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accel::Acceleration;
+
+    fn arguments(devices: Vec<Device>, accelerator: Accelerator) -> Vec<String> {
+        let config = VmConfig {
+            id: "test".to_owned(),
+            run_dir: "/run/x".into(),
+            boot: Boot {
+                kernel: "/guest/vmlinux".into(),
+                initramfs: "/guest/initramfs.img".into(),
+                arguments: vec!["extra=1".to_owned()],
+            },
+            vcpus: 2,
+            memory_mib: 256,
+            acceleration: Acceleration::Auto,
+            vsock: "/run/x/vsock.sock".into(),
+            devices,
+        };
+        let fd = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let handed = Handed {
+            kernel: fd(),
+            initramfs: fd(),
+            vsock: fd(),
+            qmp_listener: fd(),
+            console_listener: fd(),
+        };
+        CommandLine::new(config, accelerator, handed)
+            .unwrap()
+            .arguments
+    }
+
+    fn value<'a>(arguments: &'a [String], option: &str) -> &'a str {
+        let at = arguments
+            .iter()
+            .position(|argument| argument == option)
+            .unwrap();
+        &arguments[at + 1]
+    }
+
+    #[test]
+    fn tcg_is_told_the_counter_frequency_and_kvm_is_not() {
+        let tcg = arguments(vec![], Accelerator::Tcg);
+        assert!(value(&tcg, "-append").contains("tsc_early_khz="));
+        assert!(value(&tcg, "-append").ends_with(" extra=1"));
+        let kvm = arguments(vec![], Accelerator::Kvm);
+        assert!(!value(&kvm, "-append").contains("tsc_early_khz="));
+        assert_eq!(value(&kvm, "-cpu"), "host");
+    }
+
+    #[test]
+    fn memory_is_shared_for_the_back_ends() {
+        let line = arguments(vec![], Accelerator::Kvm);
+        assert!(
+            line.iter()
+                .any(|argument| argument.contains("size=256M,share=on"))
+        );
+    }
+
+    #[test]
+    fn files_and_sockets_come_as_descriptors_not_as_paths() {
+        let line = arguments(vec![], Accelerator::Kvm);
+        for option in ["-kernel", "-initrd"] {
+            assert!(value(&line, option).starts_with("/proc/self/fd/"));
+        }
+        assert!(
+            !line.iter().any(|argument| argument.contains("/run/x")),
+            "{line:?}"
+        );
+    }
+}

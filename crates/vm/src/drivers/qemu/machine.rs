@@ -1,0 +1,163 @@
+//! A QEMU process that runs.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use qapi::qmp::{self, ShutdownCause};
+use tokio::net::UnixStream;
+
+use crate::accel::Accelerator;
+use crate::console::Console;
+use crate::driver::{Exit, Vm, VmRecord};
+use crate::error::VmError;
+use crate::process::{Process, describe_status};
+
+use super::command_line::Sockets;
+use super::qmp::Qmp;
+use super::{PROGRAM, VSOCK_PROGRAM};
+
+/// What belongs to a machine besides its processes.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) run_dir: PathBuf,
+    pub(super) accelerator: Accelerator,
+    pub(super) connections: Connections,
+}
+
+/// Our ends of QEMU's sockets.
+#[derive(Debug)]
+pub(super) struct Connections {
+    qmp: Qmp,
+    console: Console,
+}
+
+impl Connections {
+    pub(super) async fn open(sockets: &Sockets, run_dir: &Path) -> Result<Self, VmError> {
+        let console = connect(&sockets.console).await?;
+        Ok(Self {
+            qmp: Qmp::follow(connect(&sockets.qmp).await?),
+            console: Console::follow(console, &run_dir.join("console.log")).await?,
+        })
+    }
+}
+
+async fn connect(path: &Path) -> Result<UnixStream, VmError> {
+    UnixStream::connect(path)
+        .await
+        .map_err(VmError::host(format!("connect to {}", path.display())))
+}
+
+/// A running QEMU and its vsock back end.
+#[derive(Debug)]
+pub(super) struct Machine {
+    vmm: Process,
+    vsock: Process,
+    parts: Parts,
+}
+
+impl Machine {
+    pub(super) fn new(vmm: Process, vsock: Process, parts: Parts) -> Self {
+        Self { vmm, vsock, parts }
+    }
+
+    pub(super) async fn attach(record: &VmRecord) -> Result<Self, VmError> {
+        let vmm = Process::attach(record.vmm, PROGRAM)?;
+        let vsock = record
+            .helpers
+            .first()
+            .copied()
+            .ok_or(VmError::Unsupported {
+                driver: "qemu",
+                what: "take over a machine without a vsock back end",
+            })?;
+        Ok(Self {
+            vmm,
+            vsock: Process::attach(vsock, VSOCK_PROGRAM)?,
+            parts: Parts {
+                run_dir: record.run_dir.clone(),
+                accelerator: record.accelerator,
+                connections: Connections::open(&Sockets::in_dir(&record.run_dir), &record.run_dir)
+                    .await?,
+            },
+        })
+    }
+
+    /// QEMU's messages, without the one about its console that it always prints.
+    fn said(&self) -> String {
+        let log = self.vmm.log_tail();
+        let lines = log
+            .lines()
+            .filter(|line| !line.contains("QEMU waiting for connection on"));
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
+    fn describe(&self, status: Option<std::process::ExitStatus>) -> Exit {
+        let (cause, by_guest) = match self.parts.connections.qmp.shutdown_cause() {
+            Some(ShutdownCause::guest_panic) => ("the guest's kernel panicked".to_owned(), true),
+            Some(ShutdownCause::guest_reset | ShutdownCause::guest_shutdown) => {
+                ("the guest ended".to_owned(), true)
+            }
+            Some(reason) => (format!("QEMU shut down ({reason:?})"), false),
+            None => (format!("QEMU {}", describe_status(status)), false),
+        };
+        // What QEMU itself says matters when the end was not the guest's.
+        let said = if by_guest { String::new() } else { self.said() };
+        let cause = match said.is_empty() {
+            true => cause,
+            false => format!("{cause}: {said}"),
+        };
+        Exit { cause, by_guest }
+    }
+}
+
+#[async_trait]
+impl Vm for Machine {
+    fn record(&self) -> VmRecord {
+        VmRecord {
+            driver: "qemu".to_owned(),
+            run_dir: self.parts.run_dir.clone(),
+            accelerator: self.parts.accelerator,
+            vmm: self.vmm.record(),
+            helpers: vec![self.vsock.record()],
+        }
+    }
+
+    fn accelerator(&self) -> Accelerator {
+        self.parts.accelerator
+    }
+
+    fn pid(&self) -> i32 {
+        self.vmm.record().pid
+    }
+
+    async fn wait(&self) -> Exit {
+        let exit = tokio::select! {
+            status = self.vmm.wait() => self.describe(status),
+            cause = self.vsock.fault() => {
+                self.vmm.kill().await;
+                Exit { cause, by_guest: false }
+            }
+        };
+        self.parts.connections.console.ended().await;
+        exit
+    }
+
+    async fn pause(&self) -> Result<(), VmError> {
+        let qmp = &self.parts.connections.qmp;
+        qmp.execute("stop", qmp::stop {}).await.map(drop)
+    }
+
+    async fn resume(&self) -> Result<(), VmError> {
+        let qmp = &self.parts.connections.qmp;
+        qmp.execute("cont", qmp::cont {}).await.map(drop)
+    }
+
+    async fn kill(&self) {
+        self.vmm.kill().await;
+        self.vsock.kill().await;
+    }
+
+    fn console_tail(&self) -> Vec<String> {
+        self.parts.connections.console.tail()
+    }
+}

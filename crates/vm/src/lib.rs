@@ -1,0 +1,23 @@
+//! What a virtual machine is, and the drivers that run one.
+//!
+//! A [`VmConfig`] says what the machine has; a [`Driver`] starts a VMM for it and answers with a
+//! [`Vm`]. Each VMM is a process of its own, and only its driver knows its command line and API.
+//! What a driver cannot do is in its [`Capabilities`] and is refused with
+//! [`VmError::Unsupported`] before anything starts.
+//!
+//! Nothing here knows of containers.
+
+pub mod accel;
+pub mod config;
+mod confine;
+pub mod console;
+pub mod driver;
+pub mod drivers;
+pub mod error;
+pub mod process;
+
+pub use accel::{Acceleration, Accelerator};
+pub use config::{Boot, Device, MacAddress, VmConfig};
+pub use console::Console;
+pub use driver::{Capabilities, Driver, Exit, Vm, VmRecord};
+pub use error::VmError;
