@@ -1,0 +1,157 @@
+//! What a pod is given: its size, its VMM, its guest and its network.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use hull_vm::Acceleration;
+use serde::{Deserialize, Serialize};
+
+use crate::error::SandboxError;
+
+/// How a pod is run. Written as `pod.json` into the pod's state directory by whoever starts the pod
+/// process, and read by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodConfig {
+    /// The pod's id.
+    pub id: String,
+    /// Host name in the guest.
+    pub hostname: String,
+    /// Which VMM runs it.
+    pub vmm: Vmm,
+    /// How the guest's instructions run.
+    pub acceleration: Acceleration,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Guest memory, MiB.
+    pub memory_mib: u32,
+    /// The guest's files.
+    pub guest: GuestFiles,
+    /// The pod's network.
+    pub network: NetworkConfig,
+    /// The pod lives as long as its only container: what `hull run` asks for. Otherwise the pod ends
+    /// when it is told to.
+    pub single: Option<SingleContainer>,
+}
+
+/// A pod that lives as long as its only container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SingleContainer {
+    /// Where the pod process writes an [`ExitRecord`](crate::ExitRecord) when the pod has ended.
+    pub exit_file: PathBuf,
+    /// Removed with all it holds when the pod has ended (`--rm`); the exit record is then written
+    /// only if it lies elsewhere.
+    pub remove: Option<PathBuf>,
+}
+
+/// The VMMs that a person can choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Vmm {
+    /// QEMU's microvm machine.
+    #[default]
+    Qemu,
+}
+
+/// The guest's kernel and initial file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestFiles {
+    /// An uncompressed ELF kernel.
+    pub kernel: PathBuf,
+    /// A cpio archive that holds the agent.
+    pub initramfs: PathBuf,
+}
+
+/// The pod's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum NetworkConfig {
+    /// Loopback only.
+    None,
+    /// A private network namespace whose traffic `pasta` carries as the host's own.
+    Nat {
+        /// Host ports that lead into the pod.
+        publish: Vec<PublishedPort>,
+    },
+}
+
+/// A host port that leads into the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedPort {
+    /// Host address to listen on; all of them when it is not given.
+    pub address: Option<IpAddr>,
+    /// Port on the host.
+    pub host: u16,
+    /// Port in the pod.
+    pub container: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Names another directory with `vmlinux` and `initramfs.img`.
+pub const GUEST_VARIABLE: &str = "HULL_GUEST";
+
+impl GuestFiles {
+    /// The guest in `$HULL_GUEST`, else the one that was installed with this program, else the one
+    /// that the checkout around this program has built.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find() -> Result<Self, SandboxError> {
+        let in_dir = |dir: &Path| Self {
+            kernel: dir.join("vmlinux"),
+            initramfs: dir.join("initramfs.img"),
+        };
+        if let Some(dir) = std::env::var_os(GUEST_VARIABLE) {
+            return Ok(in_dir(Path::new(&dir)));
+        }
+        let own = std::env::current_exe().ok();
+        let own_dir = own.as_deref().and_then(Path::parent);
+        let places = ["../share/hull", "../../share/hull", "../guest"];
+        let candidates = places.iter().filter_map(|place| Some(own_dir?.join(place)));
+        let found = candidates
+            .map(|dir| in_dir(&dir))
+            .find(|guest| guest.kernel.exists());
+        found.ok_or(SandboxError::NoGuest)
+    }
+}
+
+impl PodConfig {
+    /// File name in the state directory.
+    pub const FILE: &str = "pod.json";
+
+    /// Reads `pod.json`.
+    ///
+    /// # Errors
+    /// When it cannot be read or is malformed.
+    pub fn read(state_dir: &Path) -> Result<Self, SandboxError> {
+        let path = state_dir.join(Self::FILE);
+        let bytes =
+            std::fs::read(&path).map_err(SandboxError::host(format!("read {}", path.display())))?;
+        serde_json::from_slice(&bytes).map_err(|source| SandboxError::Malformed { path, source })
+    }
+
+    /// Writes `pod.json`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, state_dir: &Path) -> Result<(), SandboxError> {
+        let path = state_dir.join(Self::FILE);
+        let bytes = serde_json::to_vec_pretty(self).expect("plain data encodes");
+        std::fs::write(&path, bytes)
+            .map_err(SandboxError::host(format!("write {}", path.display())))
+    }
+}

@@ -1,0 +1,265 @@
+//! A container: its files below the share, its init and the processes that were added to it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::SandboxError;
+use crate::mount::{self, MountSpec};
+use crate::process::{Process, TaskRecord};
+use crate::share::create_dir;
+use crate::spec::{self, GuestSpec, HostBind};
+use crate::stdio::StdioConfig;
+
+/// What a front end asks for.
+#[derive(Debug, Clone)]
+pub struct CreateContainer {
+    /// The container's id: letters, digits, `_`, `.`, `-`.
+    pub id: String,
+    /// Directory with `config.json`.
+    pub bundle: PathBuf,
+    /// How the root is made; when empty, it is the bundle's `root.path` as it is.
+    pub rootfs: Vec<MountSpec>,
+    /// Where init's streams lead.
+    pub stdio: StdioConfig,
+}
+
+/// A container of the pod.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+    bundle: PathBuf,
+    init: Arc<Process>,
+    execs: Mutex<HashMap<String, Arc<Process>>>,
+    files: Files,
+}
+
+/// What a container leaves in the state file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    id: String,
+    bundle: PathBuf,
+    init: TaskRecord,
+    execs: Vec<TaskRecord>,
+}
+
+impl Container {
+    pub(crate) fn new(request: &CreateContainer, init: Process, files: Files) -> Self {
+        Self {
+            id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            init: Arc::new(init),
+            execs: Mutex::default(),
+            files,
+        }
+    }
+
+    pub(crate) fn from_record(record: ContainerRecord, share: &Path) -> Self {
+        let process = |task| Arc::new(Process::from_record(&record.id, task));
+        let execs = record.execs.into_iter().map(process);
+        Self {
+            execs: Mutex::new(
+                execs
+                    .map(|exec| (exec.exec_id().to_owned(), exec))
+                    .collect(),
+            ),
+            init: process(record.init),
+            files: Files {
+                dir: share.join(&record.id),
+            },
+            bundle: record.bundle,
+            id: record.id,
+        }
+    }
+
+    pub(crate) fn record(&self) -> ContainerRecord {
+        ContainerRecord {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            init: self.init.record(),
+            execs: self.execs().iter().map(|exec| exec.record()).collect(),
+        }
+    }
+
+    /// The container's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Directory with `config.json`.
+    #[must_use]
+    pub fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
+    /// The container's first process.
+    #[must_use]
+    pub fn init(&self) -> &Arc<Process> {
+        &self.init
+    }
+
+    /// The processes that were added.
+    #[must_use]
+    pub fn execs(&self) -> Vec<Arc<Process>> {
+        let execs = self.execs.lock().expect("no holder of this lock panics");
+        execs.values().cloned().collect()
+    }
+
+    /// Init for the empty id, else a process that was added.
+    ///
+    /// # Errors
+    /// When there is none of that id.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Process>, SandboxError> {
+        if exec_id.is_empty() {
+            return Ok(Arc::clone(&self.init));
+        }
+        let execs = self.execs.lock().expect("no holder of this lock panics");
+        execs
+            .get(exec_id)
+            .cloned()
+            .ok_or_else(|| SandboxError::NotFound {
+                kind: "process",
+                id: exec_id.to_owned(),
+            })
+    }
+
+    pub(crate) fn add_exec(&self, exec: Process) -> Result<(), SandboxError> {
+        let mut execs = self.execs.lock().expect("no holder of this lock panics");
+        let id = exec.exec_id().to_owned();
+        if execs.contains_key(&id) {
+            return Err(SandboxError::AlreadyExists {
+                kind: "process",
+                id,
+            });
+        }
+        execs.insert(id, Arc::new(exec));
+        Ok(())
+    }
+
+    pub(crate) fn remove_exec(&self, exec_id: &str) {
+        let mut execs = self.execs.lock().expect("no holder of this lock panics");
+        execs.remove(exec_id);
+    }
+
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+}
+
+/// A container's directory in the share, with everything that is mounted in it.
+#[derive(Debug)]
+pub(crate) struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// Mounts the root and the bind mounts. When it fails, nothing is left.
+    pub(crate) fn prepare(
+        share: &Path,
+        request: &CreateContainer,
+        root: &Path,
+        guest: &GuestSpec,
+    ) -> Result<Self, SandboxError> {
+        let files = Self {
+            dir: share.join(&request.id),
+        };
+        let prepared = files.mount_all(request, root, &guest.binds);
+        if let Err(error) = prepared {
+            if let Err(clean_up) = files.remove() {
+                tracing::error!(error = %clean_up, "cannot clean up after a failed create");
+            }
+            return Err(error);
+        }
+        Ok(files)
+    }
+
+    fn mount_all(
+        &self,
+        request: &CreateContainer,
+        root: &Path,
+        binds: &[HostBind],
+    ) -> Result<(), SandboxError> {
+        let target = self.dir.join(spec::ROOTFS);
+        create_dir(&target)?;
+        match request.rootfs.as_slice() {
+            [] => MountSpec::bind(&root.to_string_lossy(), false).mount(&target)?,
+            mounts => mounts.iter().try_for_each(|mount| mount.mount(&target))?,
+        }
+        for bind in binds {
+            let target = self.dir.join(&bind.name);
+            let source = &bind.mount.source;
+            let kind = std::fs::metadata(source)
+                .map_err(SandboxError::host(format!("find the volume {source}")))?
+                .file_type();
+            if kind.is_dir() {
+                create_dir(&target)?;
+            } else if kind.is_file() {
+                std::fs::write(&target, b"")
+                    .map_err(SandboxError::host(format!("create {}", target.display())))?;
+            } else {
+                return Err(SandboxError::Unsupported(
+                    "volumes but files and directories (no sockets, FIFOs or devices)",
+                ));
+            }
+            bind.mount.mount(&target)?;
+        }
+        Ok(())
+    }
+
+    /// Unmounts everything and removes the directory.
+    pub(crate) fn remove(&self) -> Result<(), SandboxError> {
+        let entries = match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                let what = format!("read {}", self.dir.display());
+                return Err(SandboxError::host(what)(error));
+            }
+        };
+        for entry in entries {
+            let path = entry
+                .map_err(SandboxError::host(format!("read {}", self.dir.display())))?
+                .path();
+            // More than one mount may lie on top of each other; the last is not one.
+            while is_mount_point(&path)? {
+                mount::unmount(&path)?;
+            }
+            // Never recursive: what is still mounted here is somebody's data.
+            let removed = match path.is_dir() {
+                true => std::fs::remove_dir(&path),
+                false => std::fs::remove_file(&path),
+            };
+            removed.map_err(SandboxError::host(format!("remove {}", path.display())))?;
+        }
+        std::fs::remove_dir(&self.dir)
+            .map_err(SandboxError::host(format!("remove {}", self.dir.display())))
+    }
+}
+
+/// Whether something is mounted right on `path` (statx(2), `STATX_ATTR_MOUNT_ROOT`).
+fn is_mount_point(path: &Path) -> Result<bool, SandboxError> {
+    use std::os::unix::ffi::OsStrExt;
+    let cannot = || SandboxError::host(format!("look at {}", path.display()));
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes())
+        .map_err(|error| cannot()(error.into()))?;
+    // SAFETY: a statx buffer of zeros is valid.
+    let mut answer: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the name is a C string and the buffer ours; both outlive the call.
+    let result = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT,
+            0,
+            &raw mut answer,
+        )
+    };
+    if result < 0 {
+        return Err(cannot()(std::io::Error::last_os_error()));
+    }
+    let mount_root = u64::try_from(libc::STATX_ATTR_MOUNT_ROOT).expect("a flag is positive");
+    Ok(answer.stx_attributes & mount_root != 0)
+}

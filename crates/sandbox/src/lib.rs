@@ -1,0 +1,25 @@
+//! A pod: its virtual machine, containers, storage and network. What every front end calls.
+//!
+//! [`Pod::start`] boots a guest, [`Pod::create`] makes a container in it. Front ends translate
+//! between their protocol and [`Pod`]; a feature exists once, here.
+
+pub mod config;
+pub mod container;
+pub mod error;
+pub mod guest;
+pub mod mount;
+pub mod network;
+pub mod pod;
+pub mod process;
+pub mod share;
+pub mod spec;
+pub mod state;
+pub mod stdio;
+
+pub use config::{
+    GuestFiles, NetworkConfig, PodConfig, Protocol, PublishedPort, SingleContainer, Vmm,
+};
+pub use container::{Container, CreateContainer};
+pub use error::SandboxError;
+pub use pod::{End, Pod, live_vmm};
+pub use process::{ExitRecord, ExitStatus, Process};

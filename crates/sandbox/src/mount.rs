@@ -1,0 +1,192 @@
+//! Mounts on the host, in the pod process's own mount namespace.
+
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::error::SandboxError;
+
+/// A mount as containerd's `types.Mount` and mount(8) say it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct MountSpec {
+    /// File system type; `bind` (or the option `bind` or `rbind`) is a bind mount.
+    pub kind: String,
+    /// What is mounted.
+    pub source: String,
+    /// Flags and file system data.
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Parsed {
+    flags: MsFlags,
+    propagation: MsFlags,
+    data: String,
+}
+
+impl MountSpec {
+    /// A bind mount.
+    #[must_use]
+    pub fn bind(source: &str, read_only: bool) -> Self {
+        let mut options = vec!["rbind".to_owned()];
+        if read_only {
+            options.push("ro".to_owned());
+        }
+        Self {
+            kind: "bind".to_owned(),
+            source: source.to_owned(),
+            options,
+        }
+    }
+
+    fn is_bind(&self) -> bool {
+        self.kind == "bind"
+            || self
+                .options
+                .iter()
+                .any(|option| option == "bind" || option == "rbind")
+    }
+
+    fn parse(&self) -> Parsed {
+        let mut flags = MsFlags::empty();
+        let mut propagation = MsFlags::empty();
+        let mut data = Vec::new();
+        for option in &self.options {
+            match option.as_str() {
+                "defaults" | "rw" => flags.remove(MsFlags::MS_RDONLY),
+                "ro" => flags.insert(MsFlags::MS_RDONLY),
+                "nosuid" => flags.insert(MsFlags::MS_NOSUID),
+                "suid" => flags.remove(MsFlags::MS_NOSUID),
+                "nodev" => flags.insert(MsFlags::MS_NODEV),
+                "dev" => flags.remove(MsFlags::MS_NODEV),
+                "noexec" => flags.insert(MsFlags::MS_NOEXEC),
+                "exec" => flags.remove(MsFlags::MS_NOEXEC),
+                "noatime" => flags.insert(MsFlags::MS_NOATIME),
+                "nodiratime" => flags.insert(MsFlags::MS_NODIRATIME),
+                "relatime" => flags.insert(MsFlags::MS_RELATIME),
+                "strictatime" => flags.insert(MsFlags::MS_STRICTATIME),
+                "sync" => flags.insert(MsFlags::MS_SYNCHRONOUS),
+                "dirsync" => flags.insert(MsFlags::MS_DIRSYNC),
+                "bind" => flags.insert(MsFlags::MS_BIND),
+                "rbind" => flags.insert(MsFlags::MS_BIND | MsFlags::MS_REC),
+                "private" => propagation = MsFlags::MS_PRIVATE,
+                "rprivate" => propagation = MsFlags::MS_PRIVATE | MsFlags::MS_REC,
+                "slave" => propagation = MsFlags::MS_SLAVE,
+                "rslave" => propagation = MsFlags::MS_SLAVE | MsFlags::MS_REC,
+                "shared" => propagation = MsFlags::MS_SHARED,
+                "rshared" => propagation = MsFlags::MS_SHARED | MsFlags::MS_REC,
+                other => data.push(other),
+            }
+        }
+        if self.is_bind() {
+            flags.insert(MsFlags::MS_BIND);
+        }
+        Parsed {
+            flags,
+            propagation,
+            data: data.join(","),
+        }
+    }
+
+    /// Mounts it on `target`, which exists.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn mount(&self, target: &Path) -> Result<(), SandboxError> {
+        let cannot = || {
+            let what = format!(
+                "mount {} ({}) on {}",
+                self.source,
+                self.kind,
+                target.display()
+            );
+            |error: nix::Error| SandboxError::host(what)(error.into())
+        };
+        let parsed = self.parse();
+        let none = None::<&str>;
+        if parsed.flags.contains(MsFlags::MS_BIND) {
+            let recursive = parsed.flags & MsFlags::MS_REC;
+            nix::mount::mount(
+                Some(self.source.as_str()),
+                target,
+                none,
+                MsFlags::MS_BIND | recursive,
+                none,
+            )
+            .map_err(cannot())?;
+            let restrictions = parsed.flags
+                & (MsFlags::MS_RDONLY
+                    | MsFlags::MS_NOSUID
+                    | MsFlags::MS_NODEV
+                    | MsFlags::MS_NOEXEC);
+            if !restrictions.is_empty() {
+                // A bind mount ignores these flags until it is mounted again. In a user namespace
+                // the flags that the source has already are locked and must be given again.
+                let locked = locked_flags(target).map_err(cannot())?;
+                let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | restrictions | locked;
+                nix::mount::mount(none, target, none, flags, none).map_err(cannot())?;
+            }
+        } else {
+            nix::mount::mount(
+                Some(self.source.as_str()),
+                target,
+                Some(self.kind.as_str()),
+                parsed.flags,
+                Some(parsed.data.as_str()),
+            )
+            .map_err(cannot())?;
+        }
+        if !parsed.propagation.is_empty() {
+            nix::mount::mount(none, target, none, parsed.propagation, none).map_err(cannot())?;
+        }
+        Ok(())
+    }
+}
+
+fn locked_flags(target: &Path) -> nix::Result<MsFlags> {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    let held = statvfs(target)?.flags();
+    let pairs = [
+        (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    let locked = pairs.iter().filter(|(flag, _)| held.contains(*flag));
+    Ok(locked.fold(MsFlags::empty(), |all, (_, flag)| all | *flag))
+}
+
+/// Takes a mount away, at once from the name space and for good when its last user is done.
+pub(crate) fn unmount(target: &Path) -> Result<(), SandboxError> {
+    nix::mount::umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+        .map_err(|error| SandboxError::host(format!("unmount {}", target.display()))(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_become_flags_and_data() {
+        let overlay = MountSpec {
+            kind: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            options: ["ro", "nodev", "lowerdir=/a:/b", "userxattr"]
+                .map(str::to_owned)
+                .to_vec(),
+        };
+        let parsed = overlay.parse();
+        assert_eq!(parsed.flags, MsFlags::MS_RDONLY | MsFlags::MS_NODEV);
+        assert_eq!(parsed.data, "lowerdir=/a:/b,userxattr");
+    }
+
+    #[test]
+    fn a_later_option_overrides_an_earlier_one() {
+        let mut spec = MountSpec::bind("/a", true);
+        spec.options.push("rw".to_owned());
+        assert_eq!(spec.parse().flags, MsFlags::MS_BIND | MsFlags::MS_REC);
+    }
+}

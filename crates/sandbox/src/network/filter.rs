@@ -1,0 +1,45 @@
+//! The process between the VMM and passt: `hull-net`, which drops what the guest must not send.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use hull_vm::VmError;
+use hull_vm::process::{self, Process};
+use tokio::process::Command;
+
+use super::{GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, NetworkError};
+
+pub(super) const PROGRAM: &str = "hull-net";
+
+/// Starts the filter in front of `passt`, and returns the VMM's end of the link as well.
+///
+/// # Errors
+/// When it is missing or does not start.
+pub(super) fn start(
+    passt: OwnedFd,
+    ipv6: bool,
+    run_dir: &Path,
+) -> Result<(Process, OwnedFd), NetworkError> {
+    let program = process::find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
+        program: PROGRAM.to_owned(),
+        advice: "it belongs beside hull's other programs: install Hull again",
+    })?;
+    let (vmm, guest) = UnixStream::pair().map_err(NetworkError::host("make the guest's link"))?;
+    let mut command = Command::new(program);
+    command
+        .arg("--guest-fd")
+        .arg(guest.as_raw_fd().to_string())
+        .arg("--host-fd")
+        .arg(passt.as_raw_fd().to_string())
+        .args(["--guest4", &GUEST_V4.to_string()])
+        .args(["--gateway4", &GATEWAY_V4.to_string()]);
+    if ipv6 {
+        command
+            .args(["--guest6", &GUEST_V6.to_string()])
+            .args(["--gateway6", &GATEWAY_V6.to_string()]);
+    }
+    let log = run_dir.join("hull-net.log");
+    let process = Process::spawn(command, vec![guest.into(), passt], &log)?;
+    Ok((process, vmm.into()))
+}

@@ -1,0 +1,301 @@
+//! The pod's network, and what the guest gets of it.
+
+mod dns;
+mod filter;
+mod host;
+mod passt;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use hull_agent_api::agent;
+use hull_vm::process::{Process, ProcessRecord};
+use hull_vm::{Device, MacAddress, VmError};
+use serde::{Deserialize, Serialize};
+
+use crate::config::NetworkConfig;
+use passt::Passt;
+
+pub use dns::Dns;
+
+/// What the guest calls its interface.
+const INTERFACE: &str = "eth0";
+/// Every pod is alone on its link, so all have the same addresses. What the pod talks to is dialled by
+/// the host, so these hide nothing but the same addresses on the host's side, and are rare ones.
+const GUEST_MAC: MacAddress = MacAddress([0x02, 0x48, 0x75, 0x6c, 0x6c, 0x02]);
+const GATEWAY_MAC: MacAddress = MacAddress([0x02, 0x48, 0x75, 0x6c, 0x6c, 0x01]);
+const GUEST_V4: Ipv4Addr = Ipv4Addr::new(10, 72, 85, 2);
+const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 72, 85, 1);
+/// Queries sent here reach the host's own resolver.
+const RESOLVER_V4: Ipv4Addr = Ipv4Addr::new(10, 72, 85, 3);
+const PREFIX_V4: u8 = 29;
+const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd48, 0x756c, 0x6c00, 0, 0, 0, 0, 2);
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+const PREFIX_V6: u8 = 64;
+/// Largest packet, bytes: what fits into an Ethernet frame of 64 KiB, rounded to words of 32 bits.
+const MTU: u32 = 65520;
+
+/// The other end of every TCP connection is passt, on this very host, so windows need not grow for a
+/// long way. When they do, Debian 12's passt sends much of the data more than once, and is many times
+/// slower; seen with a guest whose instructions are translated.
+const NAT_SYSCTLS: [(&str, &str); 1] = [("net.ipv4.tcp_rmem", "4096 131072 262144")];
+
+/// Why the network could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A helper process is missing or could not be started.
+    #[error(transparent)]
+    Helper(#[from] VmError),
+    /// A file or socket operation of the host failed.
+    #[error("cannot {action}")]
+    Host {
+        /// What was tried, and on what.
+        action: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// passt did not take the network up.
+    #[error("cannot connect the pod with the host's network: {0}")]
+    Passt(String),
+}
+
+impl NetworkError {
+    fn host(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Host { action, source }
+    }
+}
+
+/// The pod's network.
+#[derive(Debug)]
+pub struct PodNetwork {
+    nat: Option<Nat>,
+    devices: Vec<Device>,
+}
+
+/// A network that `passt` carries, as far as the filter lets it.
+#[derive(Debug)]
+struct Nat {
+    passt: Passt,
+    filter: Process,
+    settings: NatSettings,
+}
+
+/// What the guest is told, which holds for the pod's life.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct NatSettings {
+    ipv6: bool,
+}
+
+/// What a network leaves in the state file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    nat: Option<NatRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct NatRecord {
+    passt: ProcessRecord,
+    filter: ProcessRecord,
+    settings: NatSettings,
+}
+
+/// Where the programs of a pod with a network will resolve names: for whoever writes a container's
+/// `/etc/resolv.conf` before its pod is up.
+///
+/// # Errors
+/// When the host's tables cannot be read.
+pub fn host_dns() -> Result<Dns, NetworkError> {
+    Dns::of_host(host::ipv6_uplink()?.is_some())
+}
+
+impl PodNetwork {
+    /// Prepares the network. Published ports are open when this returns. Logs go to `run_dir`.
+    ///
+    /// # Errors
+    /// When passt is missing, or cannot do what was asked of it (a published port is in use, say).
+    pub async fn prepare(config: &NetworkConfig, run_dir: &Path) -> Result<Self, NetworkError> {
+        let NetworkConfig::Nat { publish } = config else {
+            return Ok(Self {
+                nat: None,
+                devices: Vec::new(),
+            });
+        };
+        let uplink = host::ipv6_uplink()?;
+        let settings = NatSettings {
+            ipv6: uplink.is_some(),
+        };
+        let (passt, link) = Passt::start(publish, uplink.as_deref(), run_dir).await?;
+        // Without the filter nobody holds the other end, and passt ends.
+        let (filter, socket) = filter::start(link, settings.ipv6, run_dir)?;
+        Ok(Self {
+            nat: Some(Nat {
+                passt,
+                filter,
+                settings,
+            }),
+            devices: vec![Device::NetStream {
+                socket,
+                mac: GUEST_MAC,
+                mtu: MTU,
+            }],
+        })
+    }
+
+    /// Devices for the virtual machine; there are none the second time.
+    pub fn take_devices(&mut self) -> Vec<Device> {
+        std::mem::take(&mut self.devices)
+    }
+
+    /// What the guest configures.
+    #[must_use]
+    pub fn guest(&self) -> agent::Network {
+        self.nat
+            .as_ref()
+            .map(|nat| nat.settings.guest())
+            .unwrap_or_default()
+    }
+
+    /// Kernel parameters for the guest, names and values.
+    #[must_use]
+    pub fn sysctls(&self) -> HashMap<String, String> {
+        let nat = self.nat.iter();
+        nat.flat_map(|_| NAT_SYSCTLS)
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    /// For the state file.
+    #[must_use]
+    pub fn record(&self) -> NetworkRecord {
+        NetworkRecord {
+            nat: self.nat.as_ref().map(|nat| NatRecord {
+                passt: nat.passt.record(),
+                filter: nat.filter.record(),
+                settings: nat.settings.clone(),
+            }),
+        }
+    }
+
+    /// Takes over the network of a pod process that is gone. Its devices are the VMM's already.
+    ///
+    /// # Errors
+    /// When a helper has ended.
+    pub fn attach(record: &NetworkRecord) -> Result<Self, NetworkError> {
+        let nat = record.nat.as_ref().map(|nat| {
+            Ok::<_, NetworkError>(Nat {
+                passt: Passt::attach(nat.passt)?,
+                filter: Process::attach(nat.filter, filter::PROGRAM)?,
+                settings: nat.settings.clone(),
+            })
+        });
+        Ok(Self {
+            nat: nat.transpose()?,
+            devices: Vec::new(),
+        })
+    }
+
+    /// Completes when a helper has ended, with the cause. Never without a network.
+    pub async fn wait(&self) -> String {
+        match &self.nat {
+            Some(nat) => tokio::select! {
+                cause = nat.passt.wait() => cause,
+                cause = end_of(&nat.filter) => cause,
+            },
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the helpers. Nothing else was made: no interface, namespace or firewall rule.
+    pub async fn stop(&self) {
+        if let Some(nat) = &self.nat {
+            nat.filter.kill().await;
+            nat.passt.kill().await;
+        }
+    }
+}
+
+/// Completes when a helper has ended, with the cause.
+async fn end_of(helper: &Process) -> String {
+    let status = helper.wait().await;
+    let how = status.map_or_else(|| "ended".to_owned(), |status| status.to_string());
+    let program = helper.program();
+    // The last line tells why; the ones before it are of no interest.
+    match helper.log_tail().lines().last() {
+        Some(reason) => format!("{program} is gone ({how}): {reason}"),
+        None => format!("{program} is gone ({how})"),
+    }
+}
+
+impl NatSettings {
+    fn guest(&self) -> agent::Network {
+        let mut addresses = vec![format!("{GUEST_V4}/{PREFIX_V4}")];
+        let mut routes = vec![default_route(GATEWAY_V4.into())];
+        if self.ipv6 {
+            addresses.push(format!("{GUEST_V6}/{PREFIX_V6}"));
+            routes.push(default_route(GATEWAY_V6.into()));
+        }
+        agent::Network {
+            interfaces: vec![agent::Interface {
+                name: INTERFACE.to_owned(),
+                hardware_address: GUEST_MAC.0.to_vec(),
+                mtu: MTU,
+                addresses,
+                ..Default::default()
+            }],
+            routes,
+            ..Default::default()
+        }
+    }
+}
+
+fn default_route(gateway: IpAddr) -> agent::Route {
+    agent::Route {
+        gateway: gateway.to_string(),
+        interface: INTERFACE.to_owned(),
+        ipv6: gateway.is_ipv6(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(ipv6: bool) -> agent::Network {
+        NatSettings { ipv6 }.guest()
+    }
+
+    #[test]
+    fn the_guest_has_ipv6_only_where_the_host_has() {
+        let without = guest(false);
+        assert_eq!(without.interfaces[0].addresses, ["10.72.85.2/29"]);
+        assert_eq!(without.routes.len(), 1);
+        let with = guest(true);
+        assert_eq!(with.interfaces[0].addresses[1], "fd48:756c:6c00::2/64");
+        assert_eq!(with.routes[1].gateway, "fe80::1");
+        assert!(with.routes[1].ipv6);
+    }
+
+    #[test]
+    fn gateway_and_resolver_are_on_the_guests_link() {
+        let network = |address: Ipv4Addr| u32::from(address) >> (32 - PREFIX_V4);
+        for neighbour in [GATEWAY_V4, RESOLVER_V4] {
+            assert_eq!(network(neighbour), network(GUEST_V4));
+            assert_ne!(neighbour, GUEST_V4);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_network_needs_no_helper() {
+        let mut network = PodNetwork::prepare(&NetworkConfig::None, Path::new("/nonexistent"))
+            .await
+            .unwrap();
+        assert!(network.take_devices().is_empty());
+        assert!(network.guest().interfaces.is_empty());
+        assert!(network.sysctls().is_empty());
+        let taken_over = PodNetwork::attach(&network.record()).unwrap();
+        taken_over.stop().await;
+    }
+}

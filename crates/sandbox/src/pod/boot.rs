@@ -1,0 +1,183 @@
+//! From a configuration to a guest that takes calls.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hull_agent_api::agent;
+use hull_vm::drivers::qemu::Qemu;
+use hull_vm::{Accelerator, Boot, Device, Driver, VmConfig};
+use tokio::sync::{Mutex, watch};
+
+use super::{Machine, Pod};
+use crate::config::{PodConfig, Vmm};
+use crate::error::SandboxError;
+use crate::guest::{Guest, ReadyListener, promptly};
+use crate::network::PodNetwork;
+use crate::process::{now_ns, random_bytes};
+use crate::share::{self, Share};
+
+/// A guest that has not said a word for so long never will: it hangs.
+const BOOT_DEADLINE_KVM: Duration = Duration::from_secs(60);
+/// The same where every instruction is translated.
+const BOOT_DEADLINE_TCG: Duration = Duration::from_secs(180);
+
+/// The driver of a VMM.
+pub(super) fn driver(vmm: Vmm) -> Result<Box<dyn Driver>, SandboxError> {
+    match vmm {
+        Vmm::Qemu => Ok(Box::new(Qemu::find()?)),
+    }
+}
+
+/// Where the VMM's sockets are, below the pod's state directory.
+pub(super) fn vm_dir(state_dir: &Path) -> std::path::PathBuf {
+    state_dir.join("vm")
+}
+
+/// The hybrid vsock socket. Its directory holds nothing else: it is all that the vsock back end sees
+/// of the file system.
+pub(super) fn vsock(state_dir: &Path) -> std::path::PathBuf {
+    vm_dir(state_dir).join("vsock/guest.sock")
+}
+
+impl Pod {
+    /// Starts a pod. When it fails, everything that was started has ended.
+    ///
+    /// # Errors
+    /// What could not be prepared or started, or how the guest failed to come up.
+    pub async fn start(config: PodConfig, state_dir: &Path) -> Result<Arc<Self>, SandboxError> {
+        let driver = driver(config.vmm)?;
+        let vm_dir = vm_dir(state_dir);
+        share::create_dir(&vm_dir.join("vsock"))?;
+        let ready = ReadyListener::bind(&vsock(state_dir))?;
+        let mut network = PodNetwork::prepare(&config.network, &vm_dir).await?;
+        let share = match Share::start(state_dir, &vm_dir) {
+            Ok(share) => share,
+            Err(error) => {
+                network.stop().await;
+                return Err(error);
+            }
+        };
+        let vm_config = vm_config(&config, state_dir, &mut network);
+        let vm = match driver.launch(vm_config).await {
+            Ok(vm) => vm,
+            Err(error) => {
+                share.server().kill().await;
+                network.stop().await;
+                return Err(error.into());
+            }
+        };
+        let machine = Machine { vm, share, network };
+        match reach(&config, state_dir, &machine, &ready).await {
+            Ok(guest) => Ok(Self::with_guest(config, state_dir, machine, guest)),
+            Err(error) => {
+                machine.kill().await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn with_guest(
+        config: PodConfig,
+        state_dir: &Path,
+        machine: Machine,
+        guest: Guest,
+    ) -> Arc<Self> {
+        let pod = Arc::new(Self {
+            config,
+            state_dir: state_dir.to_owned(),
+            machine,
+            guest,
+            containers: Mutex::default(),
+            first: watch::Sender::new(None),
+            end: watch::Sender::new(None),
+        });
+        tokio::spawn(Arc::clone(&pod).supervise());
+        pod
+    }
+}
+
+fn vm_config(config: &PodConfig, state_dir: &Path, network: &mut PodNetwork) -> VmConfig {
+    let vm_dir = vm_dir(state_dir);
+    let mut devices = vec![
+        Device::Fs {
+            tag: share::TAG.to_owned(),
+            socket: Share::socket(&vm_dir),
+        },
+        Device::Rng,
+        Device::Balloon,
+    ];
+    devices.extend(network.take_devices());
+    VmConfig {
+        id: config.id.clone(),
+        boot: Boot {
+            kernel: config.guest.kernel.clone(),
+            initramfs: config.guest.initramfs.clone(),
+            arguments: Vec::new(),
+        },
+        vcpus: config.vcpus,
+        memory_mib: config.memory_mib,
+        acceleration: config.acceleration,
+        vsock: vsock(state_dir),
+        devices,
+        run_dir: vm_dir,
+    }
+}
+
+/// Waits for the guest and prepares it for containers.
+async fn reach(
+    config: &PodConfig,
+    state_dir: &Path,
+    machine: &Machine,
+    ready: &ReadyListener,
+) -> Result<Guest, SandboxError> {
+    let deadline = match machine.vm.accelerator() {
+        Accelerator::Kvm => BOOT_DEADLINE_KVM,
+        Accelerator::Tcg => BOOT_DEADLINE_TCG,
+    };
+    let failed = |cause: String| SandboxError::Boot {
+        cause,
+        console: machine.vm.console_tail(),
+    };
+    let configured = async {
+        let hello = ready.ready().await?;
+        tracing::debug!(?hello, "the guest is ready");
+        let guest = Guest::connect(&vsock(state_dir)).await?;
+        configure(config, machine, &guest).await?;
+        Ok::<_, SandboxError>(guest)
+    };
+    tokio::select! {
+        exit = machine.wait() => Err(failed(exit.cause)),
+        guest = tokio::time::timeout(deadline, configured) => match guest {
+            Ok(guest) => guest,
+            Err(_) => Err(failed(format!("no word from it in {} s", deadline.as_secs()))),
+        }
+    }
+}
+
+async fn configure(
+    config: &PodConfig,
+    machine: &Machine,
+    guest: &Guest,
+) -> Result<(), SandboxError> {
+    let request = agent::ConfigureSandboxRequest {
+        sandbox_id: config.id.clone(),
+        hostname: config.hostname.clone(),
+        storages: vec![agent::Storage {
+            driver: agent::storage::Driver::VIRTIO_FS.into(),
+            source: share::TAG.to_owned(),
+            target: share::GUEST_DIR.to_owned(),
+            ..Default::default()
+        }],
+        sysctls: machine.network.sysctls(),
+        network: Some(machine.network.guest()).into(),
+        realtime_ns: now_ns(),
+        entropy: random_bytes::<64>()?.to_vec(),
+        ..Default::default()
+    };
+    let answer = guest.agent().configure_sandbox(promptly(), &request).await;
+    answer.map(drop).map_err(|source| SandboxError::Agent {
+        action: "prepare itself",
+        source,
+    })
+}

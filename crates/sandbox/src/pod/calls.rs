@@ -1,0 +1,391 @@
+//! What a front end asks of a pod.
+
+use std::sync::Arc;
+
+use hull_agent_api::agent;
+use ttrpc::Error as RpcError;
+
+use super::Pod;
+use crate::container::{Container, CreateContainer, Files};
+use crate::error::SandboxError;
+use crate::guest::promptly;
+use crate::process::Process;
+use crate::spec::{self, GuestSpec};
+use crate::state::Transition;
+use crate::stdio::StdioConfig;
+
+/// For `map_err` on the agent's answers.
+fn refused(action: &'static str) -> impl FnOnce(RpcError) -> SandboxError {
+    move |source| SandboxError::Agent { action, source }
+}
+
+impl Pod {
+    /// The container `id`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn container(&self, id: &str) -> Result<Arc<Container>, SandboxError> {
+        let containers = self.containers.lock().await;
+        containers
+            .get(id)
+            .cloned()
+            .ok_or_else(|| SandboxError::NotFound {
+                kind: "container",
+                id: id.to_owned(),
+            })
+    }
+
+    /// Makes a container whose init waits to be started.
+    ///
+    /// # Errors
+    /// When its id is taken, its files cannot be mounted, or the guest refuses. Nothing is left then.
+    pub async fn create(
+        self: &Arc<Self>,
+        request: CreateContainer,
+    ) -> Result<Arc<Container>, SandboxError> {
+        check_id(&request.id)?;
+        self.check_alive()?;
+        // Held until the end: of two creates with one id the second fails.
+        let mut containers = self.containers.lock().await;
+        if containers.contains_key(&request.id) {
+            return Err(SandboxError::AlreadyExists {
+                kind: "container",
+                id: request.id,
+            });
+        }
+        let bundle_spec = spec::read_bundle(&request.bundle)?;
+        let root = spec::bundle_rootfs(&request.bundle, &bundle_spec);
+        let guest_spec = GuestSpec::new(bundle_spec, &request.id)?;
+        let init = Process::new(&request.id, "", request.stdio.clone(), None)?;
+        let files = Files::prepare(self.machine.share.dir(), &request, &root, &guest_spec)?;
+        if let Err(error) = self.create_in_guest(&request.id, &init, &guest_spec).await {
+            files.remove()?;
+            return Err(error);
+        }
+        let container = Arc::new(Container::new(&request, init, files));
+        containers.insert(request.id.clone(), Arc::clone(&container));
+        drop(containers);
+        self.set_first(&container);
+        self.follow(&container, container.init());
+        self.save().await?;
+        Ok(container)
+    }
+
+    async fn create_in_guest(
+        &self,
+        id: &str,
+        init: &Process,
+        guest_spec: &GuestSpec,
+    ) -> Result<(), SandboxError> {
+        init.open_stdio(&self.guest).await?;
+        let request = agent::CreateContainerRequest {
+            container_id: id.to_owned(),
+            spec: serde_json::to_vec(&guest_spec.spec).expect("a specification encodes"),
+            stdio: Some(init.agent_stdio()).into(),
+            shared_pid_namespace: guest_spec.shared_pid_namespace,
+            ..Default::default()
+        };
+        let created = self
+            .guest
+            .agent()
+            .create_container(promptly(), &request)
+            .await;
+        created.map(drop).map_err(refused("create the container"))
+    }
+
+    pub(super) fn set_first(&self, container: &Container) {
+        self.first.send_if_modified(|first| {
+            let unset = first.is_none();
+            first.get_or_insert_with(|| Arc::clone(container.init()));
+            unset
+        });
+    }
+
+    /// Makes the end of a process known when it comes.
+    pub(super) fn follow(self: &Arc<Self>, container: &Arc<Container>, process: &Arc<Process>) {
+        let (pod, container, process) =
+            (Arc::clone(self), Arc::clone(container), Arc::clone(process));
+        tokio::spawn(async move {
+            if let Err(error) = process.follow(&pod.guest).await {
+                // The machine's end is what ends the process then; a guest that only lies about the
+                // process is not worth more.
+                tracing::debug!(container = container.id(), %error, "lost sight of a process");
+                return;
+            }
+            if let Err(error) = pod.save().await {
+                tracing::error!(%error, "cannot write the state file");
+            }
+        });
+    }
+
+    /// Lets a process run: init for the empty id.
+    ///
+    /// # Errors
+    /// When it runs already, or the guest cannot run its program.
+    pub async fn start_process(
+        self: &Arc<Self>,
+        id: &str,
+        exec_id: &str,
+    ) -> Result<(), SandboxError> {
+        self.check_alive()?;
+        let container = self.container(id).await?;
+        let process = container.process(exec_id)?;
+        process.check(Transition::Start)?;
+        match &process.process {
+            None => {
+                let request = container_request(id);
+                let started = self
+                    .guest
+                    .agent()
+                    .start_container(promptly(), &request)
+                    .await;
+                started.map_err(refused("start the container"))?;
+            }
+            Some(json) => {
+                process.open_stdio(&self.guest).await?;
+                let request = agent::ExecProcessRequest {
+                    container_id: id.to_owned(),
+                    exec_id: exec_id.to_owned(),
+                    process: json.clone().into_bytes(),
+                    stdio: Some(process.agent_stdio()).into(),
+                    ..Default::default()
+                };
+                let started = self.guest.agent().exec_process(promptly(), &request).await;
+                started.map_err(refused("start the process"))?;
+                self.follow(&container, &process);
+            }
+        }
+        // A program of a few milliseconds may have ended before this answer.
+        if process.exit().is_none() {
+            // Only the end can come between: then the state is right as it is.
+            let _ = process.transition(Transition::Start);
+        }
+        self.save().await
+    }
+
+    /// Adds a process to a container; it waits to be started. `process` is the `process` object of
+    /// an OCI specification, as JSON.
+    ///
+    /// # Errors
+    /// When the id is taken or the container has ended.
+    pub async fn exec(
+        &self,
+        id: &str,
+        exec_id: &str,
+        process: String,
+        stdio: StdioConfig,
+    ) -> Result<(), SandboxError> {
+        check_id(exec_id)?;
+        self.check_alive()?;
+        let container = self.container(id).await?;
+        if container.init().exit().is_some() {
+            return Err(SandboxError::Invalid("the container has ended"));
+        }
+        container.add_exec(Process::new(id, exec_id, stdio, Some(process))?)?;
+        self.save().await
+    }
+
+    /// Sends a signal to a process, or to all of the container.
+    ///
+    /// # Errors
+    /// When the process has ended, or the guest fails.
+    pub async fn kill(
+        &self,
+        id: &str,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), SandboxError> {
+        let process = self.container(id).await?.process(exec_id)?;
+        if process.exit().is_some() {
+            return Err(SandboxError::NotFound {
+                kind: "process",
+                id: format!("{id} {exec_id}").trim_end().to_owned(),
+            });
+        }
+        process.signal(&self.guest, signal, all).await
+    }
+
+    /// Forgets a process that has ended, or a container and all that it left.
+    ///
+    /// # Errors
+    /// When it runs, or something cannot be cleaned up.
+    pub async fn delete(&self, id: &str, exec_id: &str) -> Result<Arc<Process>, SandboxError> {
+        let container = self.container(id).await?;
+        let process = container.process(exec_id)?;
+        process.check(Transition::Delete)?;
+        let alive = self.check_alive().is_ok();
+        if exec_id.is_empty() {
+            if alive {
+                if process.exit().is_none() {
+                    // Created and never started: its init waits and is killed.
+                    process.signal(&self.guest, 9, true).await?;
+                    process.wait().await;
+                }
+                let request = container_request(id);
+                let removed = self
+                    .guest
+                    .agent()
+                    .remove_container(promptly(), &request)
+                    .await;
+                removed.map_err(refused("remove the container"))?;
+            }
+            container.files().remove()?;
+            self.containers.lock().await.remove(id);
+        } else {
+            if alive && process.exit().is_some() {
+                let request = process.request();
+                let removed = self
+                    .guest
+                    .agent()
+                    .remove_process(promptly(), &request)
+                    .await;
+                removed.map_err(refused("remove the process"))?;
+            }
+            container.remove_exec(exec_id);
+        }
+        self.save().await?;
+        Ok(process)
+    }
+
+    /// Freezes all processes of a container.
+    ///
+    /// # Errors
+    /// When it does not run, or the guest fails.
+    pub async fn pause(&self, id: &str) -> Result<(), SandboxError> {
+        let container = self.container(id).await?;
+        container.init().check(Transition::Pause)?;
+        let paused = self
+            .guest
+            .agent()
+            .pause_container(promptly(), &container_request(id))
+            .await;
+        paused.map_err(refused("pause the container"))?;
+        container.init().transition(Transition::Pause)?;
+        self.save().await
+    }
+
+    /// Thaws all processes of a container.
+    ///
+    /// # Errors
+    /// When it is not paused, or the guest fails.
+    pub async fn resume(&self, id: &str) -> Result<(), SandboxError> {
+        let container = self.container(id).await?;
+        container.init().check(Transition::Resume)?;
+        let resumed = self
+            .guest
+            .agent()
+            .resume_container(promptly(), &container_request(id))
+            .await;
+        resumed.map_err(refused("resume the container"))?;
+        container.init().transition(Transition::Resume)?;
+        self.save().await
+    }
+
+    /// Changes a container's limits. `resources` is a `linux.resources` object as JSON.
+    ///
+    /// # Errors
+    /// When the guest refuses.
+    pub async fn update(&self, id: &str, resources: Vec<u8>) -> Result<(), SandboxError> {
+        self.container(id).await?;
+        let request = agent::UpdateContainerRequest {
+            container_id: id.to_owned(),
+            resources,
+            ..Default::default()
+        };
+        let updated = self
+            .guest
+            .agent()
+            .update_container(promptly(), &request)
+            .await;
+        updated.map(drop).map_err(refused("update the container"))
+    }
+
+    /// A container's figures.
+    ///
+    /// # Errors
+    /// When the guest fails.
+    pub async fn stats(&self, id: &str) -> Result<agent::ContainerStatsResponse, SandboxError> {
+        self.container(id).await?;
+        let stats = self
+            .guest
+            .agent()
+            .container_stats(promptly(), &container_request(id))
+            .await;
+        stats.map_err(refused("read the container's figures"))
+    }
+
+    /// Guest process ids of a container's processes.
+    ///
+    /// # Errors
+    /// When the guest fails.
+    pub async fn pids(&self, id: &str) -> Result<Vec<u32>, SandboxError> {
+        self.container(id).await?;
+        let list = self
+            .guest
+            .agent()
+            .list_processes(promptly(), &container_request(id))
+            .await;
+        list.map(|list| list.pids)
+            .map_err(refused("list the container's processes"))
+    }
+
+    /// Gives a process's terminal another size, in characters.
+    ///
+    /// # Errors
+    /// When it has no terminal, or the guest fails.
+    pub async fn resize(
+        &self,
+        id: &str,
+        exec_id: &str,
+        columns: u32,
+        rows: u32,
+    ) -> Result<(), SandboxError> {
+        let process = self.container(id).await?.process(exec_id)?;
+        process.resize(&self.guest, columns, rows).await
+    }
+}
+
+fn container_request(id: &str) -> agent::ContainerRequest {
+    agent::ContainerRequest {
+        container_id: id.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// Ids become names of directories and cgroups.
+fn check_id(id: &str) -> Result<(), SandboxError> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let first = id.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    if !first || id.len() > 128 || !id.chars().all(valid) {
+        return Err(SandboxError::Invalid(
+            "an id has 1 to 128 letters, digits, `_`, `.` or `-`, the first a letter or digit",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_id;
+
+    #[test]
+    fn ids_cannot_leave_their_directory() {
+        for id in ["a", "web-1", "0.x_y"] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "-a",
+            "a b",
+            "\u{e9}",
+            &"a".repeat(129),
+        ] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+}

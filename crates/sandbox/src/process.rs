@@ -1,0 +1,432 @@
+//! A process in the guest: a container's init, or one that was added to it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hull_agent_api::agent;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::error::SandboxError;
+use crate::guest::{Guest, promptly, whenever};
+use crate::state::{Status, Transition};
+use crate::stdio::{Destination, InputRelay, OutputRelay, Sink, StdioConfig};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Exit code, or 128 plus the number of a signal.
+    pub code: u32,
+    /// Nanoseconds since the epoch.
+    pub at_ns: i64,
+    /// The guest's kernel killed it for want of memory.
+    pub oom_killed: bool,
+}
+
+impl ExitStatus {
+    /// As if by SIGKILL, now: what becomes of a process whose virtual machine is gone.
+    #[must_use]
+    pub fn killed() -> Self {
+        Self {
+            code: 137,
+            at_ns: now_ns(),
+            oom_killed: false,
+        }
+    }
+}
+
+/// What becomes known of a [single container's](crate::SingleContainer) pod at its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// How the container ended; nothing when it never was.
+    pub exit: Option<ExitStatus>,
+    /// Why the pod ended, when that is not the container's own end.
+    pub failure: Option<String>,
+    /// Last lines of the guest's console, when the pod failed.
+    pub console: Vec<String>,
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn now_ns() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// The tokens that name a process's stdio connections; empty for a stream that it does not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Tokens {
+    stdin: String,
+    stdout: String,
+    stderr: String,
+}
+
+/// What a process leaves in the state file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TaskRecord {
+    exec_id: String,
+    stdio: StdioConfig,
+    tokens: Tokens,
+    status: Status,
+    exit: Option<ExitStatus>,
+    /// For a process that was added and not started yet.
+    process: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Relays {
+    input: Option<InputRelay>,
+    stdout: Option<OutputRelay>,
+    stderr: Option<OutputRelay>,
+}
+
+/// A process in the guest.
+#[derive(Debug)]
+pub struct Process {
+    container_id: String,
+    exec_id: String,
+    stdio: StdioConfig,
+    tokens: Tokens,
+    /// The OCI `process` object of an added process.
+    pub(crate) process: Option<String>,
+    status: Mutex<Status>,
+    exit: watch::Sender<Option<ExitStatus>>,
+    relays: Mutex<Arc<Relays>>,
+}
+
+/// A process that writes nothing more is not waited for longer than this: its output leads to a
+/// FIFO that nobody reads.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Process {
+    /// A process that is not in the guest yet.
+    pub(crate) fn new(
+        container_id: &str,
+        exec_id: &str,
+        stdio: StdioConfig,
+        process: Option<String>,
+    ) -> Result<Self, SandboxError> {
+        let token = |destination: &str| match Destination::parse(destination)? {
+            Destination::Nowhere => Ok(String::new()),
+            _ => random_token(),
+        };
+        let tokens = Tokens {
+            stdin: token(&stdio.stdin)?,
+            stdout: token(&stdio.stdout)?,
+            stderr: if stdio.terminal {
+                String::new()
+            } else {
+                token(&stdio.stderr)?
+            },
+        };
+        Ok(Self {
+            container_id: container_id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            stdio,
+            tokens,
+            process,
+            status: Mutex::new(Status::Created),
+            exit: watch::Sender::new(None),
+            relays: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn from_record(container_id: &str, record: TaskRecord) -> Self {
+        Self {
+            container_id: container_id.to_owned(),
+            exec_id: record.exec_id,
+            stdio: record.stdio,
+            tokens: record.tokens,
+            process: record.process,
+            status: Mutex::new(record.status),
+            exit: watch::Sender::new(record.exit),
+            relays: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn record(&self) -> TaskRecord {
+        TaskRecord {
+            exec_id: self.exec_id.clone(),
+            stdio: self.stdio.clone(),
+            tokens: self.tokens.clone(),
+            status: self.status(),
+            exit: *self.exit.borrow(),
+            process: self.process.clone(),
+        }
+    }
+
+    /// Empty for a container's init.
+    #[must_use]
+    pub fn exec_id(&self) -> &str {
+        &self.exec_id
+    }
+
+    /// Where its streams lead.
+    #[must_use]
+    pub fn stdio(&self) -> &StdioConfig {
+        &self.stdio
+    }
+
+    /// The state it is in.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        *self.status.lock().expect("no holder of this lock panics")
+    }
+
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn exit(&self) -> Option<ExitStatus> {
+        *self.exit.borrow()
+    }
+
+    /// Completes when it has ended and its output has been passed on.
+    pub async fn wait(&self) -> ExitStatus {
+        let mut exit = self.exit.subscribe();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.unwrap_or_else(ExitStatus::killed),
+            // The sender is ours, so it lives.
+            Err(_) => ExitStatus::killed(),
+        }
+    }
+
+    pub(crate) fn transition(&self, transition: Transition) -> Result<(), SandboxError> {
+        let mut status = self.status.lock().expect("no holder of this lock panics");
+        *status = status.after(transition)?;
+        Ok(())
+    }
+
+    /// Checks that a transition is allowed, without making it.
+    pub(crate) fn check(&self, transition: Transition) -> Result<(), SandboxError> {
+        self.status().after(transition)?;
+        Ok(())
+    }
+
+    pub(crate) fn end(&self, exit: ExitStatus) {
+        self.transition(Transition::Exit)
+            .expect("every state may end");
+        // Whoever was first is right.
+        self.exit.send_if_modified(|current| {
+            let first = current.is_none();
+            *current = current.or(Some(exit));
+            first
+        });
+    }
+
+    /// Opens the streams in the guest and starts to relay them.
+    pub(crate) async fn open_stdio(&self, guest: &Guest) -> Result<(), SandboxError> {
+        let stdout = Destination::parse(&self.stdio.stdout)?;
+        let stderr = match self.tokens.stderr.is_empty() {
+            true => Destination::Nowhere,
+            false => Destination::parse(&self.stdio.stderr)?,
+        };
+        let (stdout, stderr) = Sink::open_pair(&stdout, &stderr).await?;
+        let mut relays = Relays::default();
+        if let Some(sink) = stdout {
+            let stream = guest.open_stdio(&self.tokens.stdout).await?;
+            relays.stdout = Some(OutputRelay::start(stream, sink));
+        }
+        if let Some(sink) = stderr {
+            let stream = guest.open_stdio(&self.tokens.stderr).await?;
+            relays.stderr = Some(OutputRelay::start(stream, sink));
+        }
+        match Destination::parse(&self.stdio.stdin)? {
+            Destination::Nowhere => {}
+            Destination::Fifo(fifo) | Destination::File(fifo) => {
+                let stream = guest.open_stdio(&self.tokens.stdin).await?;
+                relays.input = Some(InputRelay::start(&fifo, stream)?);
+            }
+            Destination::CriLog(_) => {
+                return Err(SandboxError::Invalid("a log cannot be read from"));
+            }
+        }
+        *self.relays.lock().expect("no holder of this lock panics") = Arc::new(relays);
+        Ok(())
+    }
+
+    /// What the agent is told of the streams.
+    pub(crate) fn agent_stdio(&self) -> agent::Stdio {
+        agent::Stdio {
+            stdin: self.tokens.stdin.clone(),
+            stdout: self.tokens.stdout.clone(),
+            stderr: self.tokens.stderr.clone(),
+            terminal: self.stdio.terminal,
+            ..Default::default()
+        }
+    }
+
+    /// Gives a process of a guest that was taken over its streams again. What was on its way through
+    /// the pod process that is gone is lost; what the process writes meanwhile waits.
+    pub(crate) async fn reopen_stdio(&self, guest: &Guest) -> Result<(), SandboxError> {
+        self.open_stdio(guest).await?;
+        let request = agent::AttachStdioRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            stdio: Some(self.agent_stdio()).into(),
+            ..Default::default()
+        };
+        let answer = guest.agent().attach_stdio(promptly(), &request).await;
+        answer.map(drop).map_err(|source| SandboxError::Agent {
+            action: "take new connections for a process's streams",
+            source,
+        })
+    }
+
+    pub(crate) fn request(&self) -> agent::ProcessRequest {
+        agent::ProcessRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            ..Default::default()
+        }
+    }
+
+    /// Ends the standard input after what was written to it so far.
+    pub fn close_stdin(&self) {
+        if let Some(input) = &self.relays().input {
+            input.close();
+        }
+    }
+
+    fn relays(&self) -> Arc<Relays> {
+        Arc::clone(&self.relays.lock().expect("no holder of this lock panics"))
+    }
+
+    /// Waits in the guest for the end, then for the output, and makes the end known. Fails when the
+    /// guest is lost; whoever watches the virtual machine then ends the process.
+    pub(crate) async fn follow(&self, guest: &Guest) -> Result<(), SandboxError> {
+        let answer = guest
+            .agent()
+            .wait_process(whenever(), &self.request())
+            .await;
+        let answer = answer.map_err(|source| SandboxError::Agent {
+            action: "wait for a process",
+            source,
+        })?;
+        let relays = self.relays();
+        let passed_on = async {
+            if let Some(stdout) = &relays.stdout {
+                stdout.passed_on(answer.stdout_bytes).await;
+            }
+            if let Some(stderr) = &relays.stderr {
+                stderr.passed_on(answer.stderr_bytes).await;
+            }
+            if self.exec_id.is_empty() {
+                // With init all of the container has ended, so its streams end too.
+                for relay in [&relays.stdout, &relays.stderr].into_iter().flatten() {
+                    relay.ended().await;
+                }
+            }
+        };
+        if tokio::time::timeout(OUTPUT_PATIENCE, passed_on)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                container = self.container_id,
+                exec = self.exec_id,
+                "nobody reads the process's output; its end is reported without"
+            );
+        }
+        self.end(ExitStatus {
+            code: answer.exit_status,
+            at_ns: answer.exited_at_ns,
+            oom_killed: answer.oom_killed,
+        });
+        Ok(())
+    }
+
+    /// Sends a signal to the process, or to all of its container.
+    ///
+    /// # Errors
+    /// When it has ended, or the guest fails.
+    pub(crate) async fn signal(
+        &self,
+        guest: &Guest,
+        signal: u32,
+        all: bool,
+    ) -> Result<(), SandboxError> {
+        let request = agent::SignalProcessRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            signal,
+            all,
+            ..Default::default()
+        };
+        let answer = guest.agent().signal_process(promptly(), &request).await;
+        answer.map(drop).map_err(|source| SandboxError::Agent {
+            action: "signal a process",
+            source,
+        })
+    }
+
+    /// Gives the process's terminal another size, in characters.
+    ///
+    /// # Errors
+    /// When it has no terminal, or the guest fails.
+    pub(crate) async fn resize(
+        &self,
+        guest: &Guest,
+        columns: u32,
+        rows: u32,
+    ) -> Result<(), SandboxError> {
+        let request = agent::ResizeTerminalRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            columns,
+            rows,
+            ..Default::default()
+        };
+        let answer = guest.agent().resize_terminal(promptly(), &request).await;
+        answer.map(drop).map_err(|source| SandboxError::Agent {
+            action: "resize a terminal",
+            source,
+        })
+    }
+}
+
+/// 128 random bits, in hexadecimal.
+fn random_token() -> Result<String, SandboxError> {
+    let bytes = random_bytes::<16>()?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Bytes of the host's random number generator.
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], SandboxError> {
+    use std::io::Read;
+    let mut bytes = [0; N];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .map_err(SandboxError::host("read /dev/urandom"))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_end_counts() {
+        let process = Process::new("c", "", StdioConfig::default(), None).unwrap();
+        let exit = |code| ExitStatus {
+            code,
+            at_ns: 1,
+            oom_killed: false,
+        };
+        process.end(exit(3));
+        process.end(exit(137));
+        assert_eq!(process.exit(), Some(exit(3)));
+        assert_eq!(process.status(), Status::Stopped);
+    }
+
+    #[test]
+    fn a_terminal_has_no_stderr_stream() {
+        let stdio = StdioConfig {
+            stdin: String::new(),
+            stdout: "/run/out".to_owned(),
+            stderr: "/run/err".to_owned(),
+            terminal: true,
+        };
+        let process = Process::new("c", "e", stdio, None).unwrap();
+        let stdio = process.agent_stdio();
+        assert!(stdio.stdin.is_empty() && stdio.stderr.is_empty());
+        assert_eq!(stdio.stdout.len(), 32);
+    }
+}

@@ -1,0 +1,252 @@
+//! From the engine's OCI specification to the guest's.
+//!
+//! The engine describes a container of the host. The guest has its own kernel, so host namespaces,
+//! host CPU numbers and host labels mean nothing there, and host paths become paths below the share.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+
+use crate::error::SandboxError;
+use crate::mount::MountSpec;
+use crate::share;
+
+/// A container's specification in guest terms, and what the host has to mount for it.
+#[derive(Debug)]
+pub struct GuestSpec {
+    /// What the agent gets.
+    pub spec: Spec,
+    /// Bind mounts that the host makes below the share.
+    pub binds: Vec<HostBind>,
+    /// The container joins the pod's PID namespace.
+    pub shared_pid_namespace: bool,
+}
+
+/// A host file or directory that the container sees.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HostBind {
+    /// How it is mounted on the host.
+    pub mount: MountSpec,
+    /// Name below the container's directory in the share.
+    pub name: String,
+}
+
+/// Name of a container's root below its directory in the share.
+pub const ROOTFS: &str = "rootfs";
+
+/// Reads `config.json` of a bundle.
+///
+/// # Errors
+/// When it cannot be read or is malformed.
+pub fn read_bundle(bundle: &Path) -> Result<Spec, SandboxError> {
+    let path = bundle.join("config.json");
+    let bytes =
+        std::fs::read(&path).map_err(SandboxError::host(format!("read {}", path.display())))?;
+    serde_json::from_slice(&bytes).map_err(|source| SandboxError::Malformed { path, source })
+}
+
+/// Where a relative root path of a bundle leads.
+#[must_use]
+pub fn bundle_rootfs(bundle: &Path, spec: &Spec) -> PathBuf {
+    let root = spec.root().as_ref().map(|root| root.path().as_path());
+    bundle.join(root.unwrap_or_else(|| Path::new(ROOTFS)))
+}
+
+impl GuestSpec {
+    /// Rewrites `spec` for the container `id`.
+    ///
+    /// # Errors
+    /// [`SandboxError::Unsupported`] for what cannot be honoured in a guest.
+    pub fn new(mut spec: Spec, id: &str) -> Result<Self, SandboxError> {
+        let guest_dir = Path::new(share::GUEST_DIR).join(id);
+        let mut root = spec.root().clone().unwrap_or_default();
+        root.set_path(guest_dir.join(ROOTFS));
+        spec.set_root(Some(root));
+        refuse_host_hooks(&spec)?;
+
+        let mut binds = Vec::new();
+        let mut mounts = spec.mounts().clone().unwrap_or_default();
+        for mount in &mut mounts {
+            if let Some(bind) = host_bind(mount, binds.len()) {
+                mount.set_source(Some(guest_dir.join(&bind.name)));
+                binds.push(bind);
+            }
+        }
+        spec.set_mounts(Some(mounts));
+        let shared_pid_namespace = localise(&mut spec, id);
+        Ok(Self {
+            spec,
+            binds,
+            shared_pid_namespace,
+        })
+    }
+}
+
+/// Hooks that run in the runtime's namespaces on the host are not run yet; those that run in the
+/// container are the agent's.
+fn refuse_host_hooks(spec: &Spec) -> Result<(), SandboxError> {
+    let Some(hooks) = spec.hooks() else {
+        return Ok(());
+    };
+    let prestart = hooks.prestart();
+    let host = [
+        prestart,
+        hooks.create_runtime(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ];
+    if host
+        .iter()
+        .any(|hooks| hooks.as_ref().is_some_and(|hooks| !hooks.is_empty()))
+    {
+        return Err(SandboxError::Unsupported("OCI hooks that run on the host"));
+    }
+    Ok(())
+}
+
+fn host_bind(mount: &Mount, index: usize) -> Option<HostBind> {
+    let options = mount.options().clone().unwrap_or_default();
+    let is_bind = mount.typ().as_deref() == Some("bind")
+        || options
+            .iter()
+            .any(|option| option == "bind" || option == "rbind");
+    let source = mount.source().as_ref().filter(|_| is_bind)?;
+    // Only what restricts the source; everything else happens where the guest mounts it.
+    let recursive = options.iter().any(|option| option == "rbind");
+    let mut kept = vec![if recursive { "rbind" } else { "bind" }.to_owned()];
+    kept.extend(options.iter().filter(|option| *option == "ro").cloned());
+    Some(HostBind {
+        mount: MountSpec {
+            kind: "bind".to_owned(),
+            source: source.to_string_lossy().into_owned(),
+            options: kept,
+        },
+        name: format!("mount-{index}"),
+    })
+}
+
+/// Takes away what means something on the host only. Says whether the container shares the pod's
+/// PID namespace.
+fn localise(spec: &mut Spec, id: &str) -> bool {
+    let Some(mut linux) = spec.linux().clone() else {
+        return false;
+    };
+    linux.set_cgroups_path(Some(PathBuf::from(format!("/hull/{id}"))));
+    linux.set_mount_label(None);
+    let mut shared_pid_namespace = false;
+    let namespaces = linux.namespaces().clone().unwrap_or_default();
+    let kept = namespaces.into_iter().filter(|namespace| {
+        let joined = namespace.path().is_some();
+        match namespace.typ() {
+            // The guest has one network; it is the pod's.
+            LinuxNamespaceType::Network => false,
+            LinuxNamespaceType::Pid => {
+                shared_pid_namespace |= joined;
+                !joined
+            }
+            // A path is a namespace of another container of the pod: in the guest, the guest's own.
+            _ => !joined,
+        }
+    });
+    let kept = kept.collect();
+    linux.set_namespaces(Some(kept));
+    if let Some(mut resources) = linux.resources().clone() {
+        if let Some(mut cpu) = resources.cpu().clone() {
+            // Numbers of the host's CPUs and memory nodes.
+            cpu.set_cpus(None);
+            cpu.set_mems(None);
+            resources.set_cpu(Some(cpu));
+        }
+        linux.set_resources(Some(resources));
+    }
+    spec.set_linux(Some(linux));
+    if let Some(mut process) = spec.process().clone() {
+        // Profiles of the host's security modules.
+        process.set_apparmor_profile(None);
+        process.set_selinux_label(None);
+        spec.set_process(Some(process));
+    }
+    shared_pid_namespace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn guest_spec(spec: &serde_json::Value) -> Result<GuestSpec, SandboxError> {
+        GuestSpec::new(serde_json::from_value(spec.clone()).unwrap(), "c1")
+    }
+
+    #[test]
+    fn host_paths_become_paths_below_the_share() {
+        let guest = guest_spec(&json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs", "readonly": true},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/data", "type": "bind", "source": "/srv/data", "options": ["rbind", "ro", "rslave"]},
+                {"destination": "/etc/hosts", "source": "/x/hosts", "options": ["bind"]},
+            ],
+        }))
+        .unwrap();
+        let root = guest.spec.root().as_ref().unwrap();
+        assert_eq!(root.path(), Path::new("/run/hull/shared/c1/rootfs"));
+        assert_eq!(root.readonly(), Some(true));
+        let mounts = guest.spec.mounts().as_ref().unwrap();
+        assert_eq!(mounts[0].source().as_deref(), Some(Path::new("proc")));
+        assert_eq!(
+            mounts[1].source().as_deref(),
+            Some(Path::new("/run/hull/shared/c1/mount-0"))
+        );
+        assert_eq!(guest.binds[0].mount, MountSpec::bind("/srv/data", true));
+        assert_eq!(guest.binds[1].mount.source, "/x/hosts");
+        assert_eq!(guest.binds[1].mount.options, ["bind"]);
+    }
+
+    #[test]
+    fn host_namespaces_cpus_and_labels_are_taken_away() {
+        let guest = guest_spec(&json!({
+            "ociVersion": "1.0.2",
+            "process": {"cwd": "/", "args": ["x"], "user": {"uid": 0, "gid": 0}, "apparmorProfile": "p", "selinuxLabel": "l"},
+            "linux": {
+                "cgroupsPath": "/k8s.io/abc",
+                "namespaces": [
+                    {"type": "network", "path": "/run/netns/x"},
+                    {"type": "pid", "path": "/proc/1/ns/pid"},
+                    {"type": "ipc", "path": "/proc/1/ns/ipc"},
+                    {"type": "mount"}, {"type": "cgroup"},
+                ],
+                "resources": {"cpu": {"cpus": "4-7", "mems": "1", "quota": 50000}},
+            },
+        }))
+        .unwrap();
+        assert!(guest.shared_pid_namespace);
+        let linux = guest.spec.linux().as_ref().unwrap();
+        let kinds: Vec<_> = linux
+            .namespaces()
+            .as_ref()
+            .unwrap()
+            .iter()
+            .map(|n| n.typ())
+            .collect();
+        assert_eq!(
+            kinds,
+            [LinuxNamespaceType::Mount, LinuxNamespaceType::Cgroup]
+        );
+        let cpu = linux.resources().as_ref().unwrap().cpu().as_ref().unwrap();
+        assert_eq!((cpu.cpus().as_ref(), cpu.quota()), (None, Some(50000)));
+        let process = guest.spec.process().as_ref().unwrap();
+        assert!(process.apparmor_profile().is_none() && process.selinux_label().is_none());
+        assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/hull/c1")));
+    }
+
+    #[test]
+    fn hooks_on_the_host_are_refused_not_dropped() {
+        let spec = json!({"ociVersion": "1.0.2", "hooks": {"poststop": [{"path": "/bin/true"}]}});
+        assert!(matches!(
+            guest_spec(&spec),
+            Err(SandboxError::Unsupported(_))
+        ));
+    }
+}

@@ -1,0 +1,85 @@
+//! Where a process's streams lead on the host, and the relays between there and the guest.
+
+mod cri_log;
+mod input;
+mod output;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use cri_log::CriLog;
+pub(crate) use input::InputRelay;
+pub(crate) use output::{OutputRelay, Sink};
+
+use crate::error::SandboxError;
+
+/// Where a process's streams lead, as containerd says it: a FIFO's path, or a URI.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StdioConfig {
+    /// A FIFO to read from; empty for none.
+    pub stdin: String,
+    /// A FIFO, `file:///path` (appended as it is) or `cri-log:///path` (lines in the Kubernetes CRI
+    /// log format); empty for none.
+    pub stdout: String,
+    /// As `stdout`; not used with a terminal.
+    pub stderr: String,
+    /// The process gets a terminal.
+    pub terminal: bool,
+}
+
+/// A parsed destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    Nowhere,
+    Fifo(PathBuf),
+    File(PathBuf),
+    CriLog(PathBuf),
+}
+
+impl Destination {
+    pub(crate) fn parse(text: &str) -> Result<Self, SandboxError> {
+        if text.is_empty() {
+            return Ok(Self::Nowhere);
+        }
+        match text.split_once("://") {
+            None => Ok(Self::Fifo(PathBuf::from(text))),
+            Some(("fifo", path)) => Ok(Self::Fifo(absolute(path)?)),
+            Some(("file", path)) => Ok(Self::File(absolute(path)?)),
+            Some(("cri-log", path)) => Ok(Self::CriLog(absolute(path)?)),
+            Some(_) => Err(SandboxError::Unsupported(
+                "stdio URIs but fifo, file and cri-log",
+            )),
+        }
+    }
+}
+
+fn absolute(path: &str) -> Result<PathBuf, SandboxError> {
+    let path = Path::new(path);
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    Err(SandboxError::Invalid("a stdio URI needs an absolute path"))
+}
+
+/// Bytes moved at once. A vsock packet holds at most 64 KiB.
+const BUFFER_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_parsed_strictly() {
+        let parse = |text| Destination::parse(text).ok();
+        assert_eq!(parse(""), Some(Destination::Nowhere));
+        assert_eq!(parse("/run/x"), Some(Destination::Fifo("/run/x".into())));
+        assert_eq!(parse("file:///a/b"), Some(Destination::File("/a/b".into())));
+        assert_eq!(
+            parse("cri-log:///a"),
+            Some(Destination::CriLog("/a".into()))
+        );
+        assert_eq!(parse("file://a"), None);
+        assert_eq!(parse("binary:///bin/logger"), None);
+    }
+}
