@@ -1,0 +1,176 @@
+//! How `hull` starts a pod process and reaches one.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use command_fds::CommandFdExt;
+use containerd_shim_protos::api::ConnectRequest;
+use containerd_shim_protos::shim_async::TaskClient;
+use hull_vm::VmError;
+use hull_vm::process::{Process, ProcessRecord, find_program, listen};
+use tokio::net::UnixStream;
+use tokio::process::Command;
+use ttrpc::asynchronous::Client;
+use ttrpc::asynchronous::transport::Socket;
+use ttrpc::context::with_timeout;
+
+/// File name of the pod process's program.
+pub const PROGRAM: &str = "containerd-shim-hull-v2";
+
+/// Why a pod process could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A socket or process operation failed.
+    #[error("cannot {action}")]
+    Host {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A program or socket of ours.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// Neither the pod process nor its virtual machine runs.
+    #[error("no pod runs in {}", .0.display())]
+    NotRunning(PathBuf),
+}
+
+fn host(action: impl Into<String>) -> impl FnOnce(io::Error) -> ClientError {
+    let action = action.into();
+    move |source| ClientError::Host { action, source }
+}
+
+/// A connection to a pod process.
+#[derive(Clone)]
+pub struct PodProcess {
+    socket: PathBuf,
+    task: TaskClient,
+    /// Not known when it was gone before it could say so.
+    process: Option<Arc<Process>>,
+}
+
+impl std::fmt::Debug for PodProcess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PodProcess")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The Task API's socket of the pod in `state_dir`.
+#[must_use]
+pub fn socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("task.sock")
+}
+
+impl PodProcess {
+    /// Starts a pod process for the `pod.json` in `state_dir` and connects to it. It lives on when
+    /// this process ends, unless the writer of `lifeline` (the read end of a pipe) closes it without
+    /// having written a byte.
+    ///
+    /// # Errors
+    /// When the program is missing or cannot be started.
+    pub async fn start(state_dir: &Path, lifeline: Option<OwnedFd>) -> Result<Self, ClientError> {
+        let pid = spawn(state_dir, lifeline, false)?;
+        Self::dial(state_dir, Some(pid)).await
+    }
+
+    /// Connects to the pod process of `state_dir`; when it is gone and its virtual machine is not,
+    /// starts it again first.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] when there is no pod any more.
+    pub async fn connect(state_dir: &Path) -> Result<Self, ClientError> {
+        match Self::dial(state_dir, None).await {
+            Ok(pod) => Ok(pod),
+            Err(_) if hull_sandbox::live_vmm(state_dir).is_some() => {
+                let pid = spawn(state_dir, None, true)?;
+                Self::dial(state_dir, Some(pid)).await
+            }
+            Err(_) => Err(ClientError::NotRunning(state_dir.to_owned())),
+        }
+    }
+
+    async fn dial(state_dir: &Path, pid: Option<u32>) -> Result<Self, ClientError> {
+        let socket = socket(state_dir);
+        let stream = UnixStream::connect(&socket)
+            .await
+            .map_err(host(format!("connect to {}", socket.display())))?;
+        let task = TaskClient::new(Client::new(Socket::new(stream)));
+        let pid = match pid {
+            Some(pid) => Some(pid),
+            // The socket's credentials would be those of whoever made it.
+            None => {
+                let answer = task
+                    .connect(with_timeout(0), &ConnectRequest::default())
+                    .await;
+                answer.ok().map(|answer| answer.shim_pid)
+            }
+        };
+        Ok(Self {
+            process: pid.and_then(watch).map(Arc::new),
+            task,
+            socket,
+        })
+    }
+
+    /// The Task API.
+    #[must_use]
+    pub fn task(&self) -> &TaskClient {
+        &self.task
+    }
+
+    /// Completes when the pod process has ended and left nothing, at once if it has.
+    pub async fn gone(&self) {
+        if let Some(process) = &self.process {
+            process.wait().await;
+        }
+    }
+}
+
+/// A process that has ended already has nothing to watch.
+fn watch(pid: u32) -> Option<Process> {
+    let record = ProcessRecord::of(i32::try_from(pid).ok()?).ok()?;
+    Process::attach(record, PROGRAM).ok()
+}
+
+fn spawn(state_dir: &Path, lifeline: Option<OwnedFd>, attach: bool) -> Result<u32, ClientError> {
+    let program = find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
+        program: PROGRAM.to_owned(),
+        advice: "it belongs beside hull: install Hull again",
+    })?;
+    let listener = listen(&socket(state_dir))?;
+    let log_path = state_dir.join("pod.log");
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .map_err(host(format!("open {}", log_path.display())))?;
+    let mut command = Command::new(program);
+    command
+        .arg("pod")
+        .arg("--state-dir")
+        .arg(state_dir)
+        .arg("--socket-fd")
+        .arg(listener.as_raw_fd().to_string());
+    if attach {
+        command.arg("--attach");
+    }
+    if let Some(lifeline) = &lifeline {
+        command
+            .arg("--lifeline-fd")
+            .arg(lifeline.as_raw_fd().to_string());
+    }
+    command.preserved_fds(lifeline.into_iter().chain([listener]).collect());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(host(format!("start {PROGRAM}")))
+        .map(|child| child.id().unwrap_or_default())
+}

@@ -1,0 +1,316 @@
+//! containerd's Task API, version 3, for one pod.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::{
+    self, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
+    DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest,
+    PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse,
+    StateRequest, StateResponse, StatsRequest, StatsResponse, Status as TaskStatus,
+    UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::shim_async::Task;
+use hull_sandbox::mount::MountSpec;
+use hull_sandbox::state::Status;
+use hull_sandbox::stdio::StdioConfig;
+use hull_sandbox::{CreateContainer, ExitStatus, Pod, SandboxError};
+use tokio::sync::{Notify, watch};
+use ttrpc::r#async::TtrpcContext;
+
+use crate::rpc_status::rpc_error;
+
+/// How far the pod is: calls wait for its guest.
+#[derive(Debug, Clone)]
+pub enum Stage {
+    /// The guest boots.
+    Booting,
+    /// The guest takes calls.
+    Up(Arc<Pod>),
+    /// The guest did not come up.
+    Failed(Arc<SandboxError>),
+}
+
+/// The Task API of one pod.
+#[derive(Debug)]
+pub struct TaskService {
+    stage: watch::Receiver<Stage>,
+    shutdown: Arc<Notify>,
+}
+
+type Rpc<T> = ttrpc::Result<T>;
+
+/// The `Any` of containerd's cgroup v2 figures.
+const METRICS_TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
+
+impl TaskService {
+    /// Serves the pod that `stage` tells of; `shutdown` is notified when a client asks for the end.
+    #[must_use]
+    pub fn new(stage: watch::Receiver<Stage>, shutdown: Arc<Notify>) -> Self {
+        Self { stage, shutdown }
+    }
+
+    async fn pod(&self) -> Rpc<Arc<Pod>> {
+        let mut stage = self.stage.clone();
+        let stage = stage
+            .wait_for(|stage| !matches!(stage, Stage::Booting))
+            .await;
+        match stage.as_deref() {
+            Ok(Stage::Up(pod)) => Ok(Arc::clone(pod)),
+            Ok(Stage::Failed(error)) => Err(rpc_error(error)),
+            Ok(Stage::Booting) | Err(_) => Err(ttrpc::Error::RpcStatus(ttrpc::get_status(
+                ttrpc::Code::UNAVAILABLE,
+                "the pod process is ending",
+            ))),
+        }
+    }
+}
+
+fn host_pid(pod: &Pod) -> u32 {
+    u32::try_from(pod.pid()).unwrap_or_default()
+}
+
+fn timestamp(exit: &ExitStatus) -> MessageField<Timestamp> {
+    MessageField::some(Timestamp {
+        seconds: exit.at_ns.div_euclid(1_000_000_000),
+        nanos: i32::try_from(exit.at_ns.rem_euclid(1_000_000_000)).unwrap_or_default(),
+        ..Default::default()
+    })
+}
+
+fn stdio(stdin: String, stdout: String, stderr: String, terminal: bool) -> StdioConfig {
+    StdioConfig {
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+    }
+}
+
+fn invalid(message: &str) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INVALID_ARGUMENT, message))
+}
+
+#[async_trait]
+impl Task for TaskService {
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> Rpc<StateResponse> {
+        let pod = self.pod().await?;
+        let container = pod
+            .container(&request.id)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        let process = container
+            .process(&request.exec_id)
+            .map_err(|e| rpc_error(&e))?;
+        let status = match process.status() {
+            Status::Created => TaskStatus::CREATED,
+            Status::Running => TaskStatus::RUNNING,
+            Status::Paused => TaskStatus::PAUSED,
+            Status::Stopped => TaskStatus::STOPPED,
+        };
+        let stdio = process.stdio();
+        let mut response = StateResponse {
+            id: request.id,
+            exec_id: request.exec_id,
+            bundle: container.bundle().to_string_lossy().into_owned(),
+            pid: host_pid(&pod),
+            status: status.into(),
+            stdin: stdio.stdin.clone(),
+            stdout: stdio.stdout.clone(),
+            stderr: stdio.stderr.clone(),
+            terminal: stdio.terminal,
+            ..Default::default()
+        };
+        if let Some(exit) = process.exit() {
+            response.exit_status = exit.code;
+            response.exited_at = timestamp(&exit);
+        }
+        Ok(response)
+    }
+
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> Rpc<CreateTaskResponse> {
+        let pod = self.pod().await?;
+        let rootfs = request.rootfs.into_iter().map(|mount| MountSpec {
+            kind: mount.type_,
+            source: mount.source,
+            options: mount.options,
+        });
+        let create = CreateContainer {
+            id: request.id,
+            bundle: request.bundle.into(),
+            rootfs: rootfs.collect(),
+            stdio: stdio(
+                request.stdin,
+                request.stdout,
+                request.stderr,
+                request.terminal,
+            ),
+        };
+        pod.create(create).await.map_err(|e| rpc_error(&e))?;
+        Ok(CreateTaskResponse {
+            pid: host_pid(&pod),
+            ..Default::default()
+        })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Rpc<StartResponse> {
+        let pod = self.pod().await?;
+        pod.start_process(&request.id, &request.exec_id)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        Ok(StartResponse {
+            pid: host_pid(&pod),
+            ..Default::default()
+        })
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Rpc<DeleteResponse> {
+        let pod = self.pod().await?;
+        let process = pod
+            .delete(&request.id, &request.exec_id)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        let exit = process.exit().unwrap_or_else(ExitStatus::killed);
+        Ok(DeleteResponse {
+            pid: host_pid(&pod),
+            exit_status: exit.code,
+            exited_at: timestamp(&exit),
+            ..Default::default()
+        })
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> Rpc<PidsResponse> {
+        let pod = self.pod().await?;
+        let pids = pod.pids(&request.id).await.map_err(|e| rpc_error(&e))?;
+        let processes = pids.into_iter().map(|pid| {
+            let mut info = containerd_shim_protos::types::task::ProcessInfo::new();
+            info.pid = pid;
+            info
+        });
+        Ok(PidsResponse {
+            processes: processes.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Rpc<api::Empty> {
+        let pod = self.pod().await?;
+        pod.pause(&request.id).await.map_err(|e| rpc_error(&e))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Rpc<api::Empty> {
+        let pod = self.pod().await?;
+        pod.resume(&request.id).await.map_err(|e| rpc_error(&e))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> Rpc<api::Empty> {
+        let pod = self.pod().await?;
+        pod.kill(&request.id, &request.exec_id, request.signal, request.all)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> Rpc<api::Empty> {
+        let pod = self.pod().await?;
+        let spec = request.spec.into_option().unwrap_or_default();
+        let process = String::from_utf8(spec.value)
+            .map_err(|_| invalid("the process to add is not described in JSON"))?;
+        let stdio = stdio(
+            request.stdin,
+            request.stdout,
+            request.stderr,
+            request.terminal,
+        );
+        pod.exec(&request.id, &request.exec_id, process, stdio)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> Rpc<api::Empty> {
+        let pod = self.pod().await?;
+        pod.resize(&request.id, &request.exec_id, request.width, request.height)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> Rpc<api::Empty> {
+        let pod = self.pod().await?;
+        let container = pod
+            .container(&request.id)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        let process = container
+            .process(&request.exec_id)
+            .map_err(|e| rpc_error(&e))?;
+        if request.stdin {
+            process.close_stdin();
+        }
+        Ok(api::Empty::default())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Rpc<api::Empty> {
+        let pod = self.pod().await?;
+        let resources = request.resources.into_option().unwrap_or_default().value;
+        pod.update(&request.id, resources)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Rpc<WaitResponse> {
+        let pod = self.pod().await?;
+        let container = pod
+            .container(&request.id)
+            .await
+            .map_err(|e| rpc_error(&e))?;
+        let process = container
+            .process(&request.exec_id)
+            .map_err(|e| rpc_error(&e))?;
+        let exit = process.wait().await;
+        Ok(WaitResponse {
+            exit_status: exit.code,
+            exited_at: timestamp(&exit),
+            ..Default::default()
+        })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Rpc<StatsResponse> {
+        let pod = self.pod().await?;
+        let stats = pod.stats(&request.id).await.map_err(|e| rpc_error(&e))?;
+        Ok(StatsResponse {
+            stats: MessageField::some(Any {
+                type_url: METRICS_TYPE_URL.to_owned(),
+                value: stats.metrics,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    async fn connect(&self, _: &TtrpcContext, _: ConnectRequest) -> Rpc<ConnectResponse> {
+        let pod = self.pod().await?;
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: host_pid(&pod),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Rpc<api::Empty> {
+        self.shutdown.notify_one();
+        Ok(api::Empty::default())
+    }
+}
