@@ -1,0 +1,80 @@
+//! Signals that this program gets, for the process in the container.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Passed on, as a shell's child would get them.
+const PASSED_ON: [libc::c_int; 6] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
+
+/// The signals that arrive. From its making on, they end this program no more.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    passed_on: Vec<(u32, Signal)>,
+    resized: Signal,
+}
+
+/// What arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A signal to pass on.
+    Signal(u32),
+    /// The terminal has another size.
+    Resized,
+}
+
+impl Signals {
+    /// Catches them. Those that were ignored when this program began (`nohup`, a shell's background
+    /// jobs) stay so.
+    pub(crate) fn catch() -> io::Result<Self> {
+        let mut passed_on = Vec::new();
+        for number in PASSED_ON {
+            if !is_ignored(number) {
+                let kind = SignalKind::from_raw(number);
+                passed_on.push((u32::try_from(number).unwrap_or_default(), signal(kind)?));
+            }
+        }
+        Ok(Self {
+            passed_on,
+            resized: signal(SignalKind::window_change())?,
+        })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> Event {
+        let Self { passed_on, resized } = self;
+        std::future::poll_fn(|context| {
+            for (number, signal) in passed_on.iter_mut() {
+                if signal.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(Event::Signal(*number));
+                }
+            }
+            resized.poll_recv(context).map(|_| Event::Resized)
+        })
+        .await
+    }
+
+    /// The next one that asks this program to end; others go by.
+    pub(crate) async fn interrupted(&mut self) -> u32 {
+        loop {
+            if let Event::Signal(number) = self.next().await {
+                return number;
+            }
+        }
+    }
+}
+
+fn is_ignored(number: libc::c_int) -> bool {
+    // SAFETY: a zeroed `sigaction` is a valid buffer for the kernel to fill.
+    let mut current: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is changed, as no new action is given, and the buffer outlives the call.
+    let result = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut current) };
+    result == 0 && current.sa_sigaction == libc::SIG_IGN
+}
