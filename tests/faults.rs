@@ -1,0 +1,166 @@
+//! Things that die: each is reported with its cause, and nothing is left behind.
+
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+
+use harness::traces::{pids_of, pods_only, processes_with};
+use harness::{Hull, Outcome, run_arguments};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A foreground container that has printed `ready`.
+fn ready(hull: &Hull, options: &[&str], script: &str) -> Child {
+    let script = format!("echo ready; {script}");
+    let mut child = hull.spawn(run_arguments(options, &["sh", "-c", &script]));
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\n");
+    child
+}
+
+fn root_of(hull: &Hull) -> String {
+    hull.root().display().to_string()
+}
+
+fn assert_nothing_runs(hull: &Hull) {
+    let left = processes_with(&root_of(hull));
+    assert!(left.is_empty(), "{left:#?}");
+    assert_eq!(hull.hull(["ps", "-a", "-q"]).ok(), "");
+}
+
+fn outcome(child: Child) -> Outcome {
+    Outcome(child.wait_with_output().expect("hull ends"))
+}
+
+#[test]
+fn a_killed_vmm_is_named() {
+    let hull = Hull::new();
+    let child = ready(&hull, &[], "sleep 1000");
+    let vmm = pods_only("qemu-system-x86_64", hull.root());
+    kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("killed");
+    let outcome = outcome(child);
+    assert_eq!(outcome.code(), 125);
+    assert!(
+        outcome.stderr().contains("QEMU was killed by signal 9"),
+        "{}",
+        outcome.stderr()
+    );
+    assert_nothing_runs(&hull);
+}
+
+#[test]
+fn a_killed_file_server_is_named() {
+    let hull = Hull::new();
+    let child = ready(&hull, &[], "sleep 1000");
+    let server = pods_only("hull-fs", hull.root());
+    kill(Pid::from_raw(server), Signal::SIGKILL).expect("killed");
+    let outcome = outcome(child);
+    assert_eq!(outcome.code(), 125);
+    assert!(
+        outcome.stderr().contains("hull-fs was killed by signal 9"),
+        "{}",
+        outcome.stderr()
+    );
+    assert_nothing_runs(&hull);
+}
+
+#[test]
+fn a_guest_that_panics_shows_its_last_words() {
+    let hull = Hull::new();
+    // The guest is told to panic when a container runs out of memory, and then one does.
+    let script = "echo 2 > /proc/sys/vm/panic_on_oom && tail /dev/zero";
+    let child = ready(&hull, &["--privileged", "--memory", "128m"], script);
+    let outcome = outcome(child);
+    assert_eq!(outcome.code(), 125, "{}", outcome.stderr());
+    assert!(
+        outcome.stderr().contains("Kernel panic"),
+        "{}",
+        outcome.stderr()
+    );
+    assert_nothing_runs(&hull);
+}
+
+#[test]
+fn a_killed_hull_takes_its_pod_along() {
+    let hull = Hull::new();
+    let mut child = ready(&hull, &[], "sleep 1000");
+    let pods = pids_of("containerd-shim-hull-v2", &root_of(&hull));
+    child.kill().expect("killed");
+    child.wait().expect("ended");
+    // The pod process ends last; its end is awaited, not guessed.
+    for pid in pods {
+        wait_for_end(pid);
+    }
+    assert_nothing_runs(&hull);
+}
+
+#[test]
+fn a_killed_pod_process_is_started_again_over_its_running_guest() {
+    let hull = Hull::new();
+    let image = harness::busybox();
+    let script = "echo before; while [ ! -e /go ]; do sleep 0.1; done; echo after; exit 6";
+    let arguments = [
+        "run",
+        "-d",
+        "--name",
+        "c",
+        "--network",
+        "none",
+        &image,
+        "sh",
+        "-c",
+        script,
+    ];
+    let _ = hull.hull(arguments).ok();
+    let pods = pids_of("containerd-shim-hull-v2", &root_of(&hull));
+    assert_eq!(pods.len(), 1, "{pods:?}");
+    kill(Pid::from_raw(pods[0]), Signal::SIGKILL).expect("killed");
+    wait_for_end(pods[0]);
+
+    // The next command takes the pod over: the guest has not noticed.
+    assert_eq!(hull.hull(["exec", "c", "touch", "/go"]).code(), 0);
+    for pod in pids_of("containerd-shim-hull-v2", &root_of(&hull)) {
+        wait_for_end(pod);
+    }
+    assert_eq!(hull.hull(["logs", "c"]).ok(), "before\nafter\n");
+    assert!(hull.hull(["inspect", "c"]).ok().contains('6'));
+    let _ = hull.hull(["rm", "c"]).ok();
+    assert_nothing_runs(&hull);
+}
+
+#[test]
+fn an_interrupt_reaches_the_command() {
+    let hull = Hull::new();
+    let child = ready(
+        &hull,
+        &[],
+        "trap 'echo interrupted; exit 4' INT; while :; do sleep 0.1; done",
+    );
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    kill(pid, Signal::SIGINT).expect("signalled");
+    let outcome = outcome(child);
+    assert_eq!(outcome.code(), 4, "{}", outcome.stderr());
+    assert_eq!(outcome.stdout(), "interrupted\n");
+    assert_nothing_runs(&hull);
+}
+
+/// Waits for the end of a process that is not our child.
+fn wait_for_end(pid: i32) {
+    // SAFETY: pidfd_open takes no pointer.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return;
+    }
+    let fd = i32::try_from(fd).expect("a descriptor");
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd of ours, for the length of the call.
+    let ended = unsafe { libc::poll(&raw mut poll, 1, 60_000) };
+    // SAFETY: the descriptor is ours and not used again.
+    unsafe { libc::close(fd) };
+    assert_eq!(ended, 1, "process {pid} lives on");
+}

@@ -1,0 +1,152 @@
+//! What a pod leaves on the machine, if it leaves anything.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Mounts, processes, network interfaces and files, to be compared before and after.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Traces {
+    mounts: BTreeSet<String>,
+    processes: BTreeSet<String>,
+    interfaces: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    files: BTreeSet<String>,
+}
+
+impl Traces {
+    /// What there is now: machine-wide, and files below `root`.
+    ///
+    /// # Panics
+    /// When `/proc` cannot be read.
+    #[must_use]
+    pub fn now(root: &Path) -> Self {
+        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        // Mount ids are given anew; the rest of a line says what is mounted where.
+        let mounts = mountinfo
+            .lines()
+            .filter_map(|line| Some(line.splitn(4, ' ').nth(3)?.to_owned()));
+        Self {
+            mounts: mounts.collect(),
+            processes: processes_of_pods(),
+            interfaces: names_in(Path::new("/sys/class/net")),
+            cgroups: tree(Path::new("/sys/fs/cgroup"), &|path| path.is_dir()),
+            files: tree(root, &|_| true),
+        }
+    }
+
+    /// Checks that nothing came to `self` until `later`.
+    ///
+    /// # Panics
+    /// When something did, with what it is.
+    pub fn assert_nothing_left(&self, later: &Self) {
+        let left = |before: &BTreeSet<String>, after: &BTreeSet<String>| -> Vec<String> {
+            after.difference(before).cloned().collect()
+        };
+        let all = [
+            ("mounts", left(&self.mounts, &later.mounts)),
+            ("processes", left(&self.processes, &later.processes)),
+            ("interfaces", left(&self.interfaces, &later.interfaces)),
+            ("cgroups", left(&self.cgroups, &later.cgroups)),
+            ("files", left(&self.files, &later.files)),
+        ];
+        for (what, left) in all {
+            assert!(left.is_empty(), "{what} left behind: {left:#?}");
+        }
+    }
+}
+
+/// Command lines, with process ids, of processes whose command line has `text` in it. Kernel threads
+/// have none; zombies neither.
+///
+/// # Panics
+/// When `/proc` cannot be read.
+#[must_use]
+pub fn processes_with(text: &str) -> BTreeSet<String> {
+    let own = std::process::id().to_string();
+    let entries = std::fs::read_dir("/proc").expect("/proc");
+    let ids = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    ids.filter(|id| id.bytes().all(|byte| byte.is_ascii_digit()) && *id != own)
+        .filter_map(|id| {
+            // A process may end while we look.
+            let line = std::fs::read(format!("/proc/{id}/cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            (!line.is_empty() && line.contains(text)).then(|| format!("{id} {line}"))
+        })
+        .collect()
+}
+
+/// Processes of any pod. Other processes of the machine come and go as they like.
+fn processes_of_pods() -> BTreeSet<String> {
+    const PROGRAMS: [&str; 6] = [
+        "containerd-shim-hull-v2",
+        "hull-fs",
+        "hull-net",
+        "hull-vsock",
+        "passt",
+        "qemu-system-x86_64",
+    ];
+    let is_of_pod = |line: &String| {
+        let command = line.split(' ').nth(1).unwrap_or_default();
+        PROGRAMS.contains(&command.rsplit('/').next().unwrap_or_default())
+    };
+    processes_with("").into_iter().filter(is_of_pod).collect()
+}
+
+/// Process ids of a program whose command line has `text` in it.
+///
+/// # Panics
+/// When `/proc` cannot be read.
+#[must_use]
+pub fn pids_of(program: &str, text: &str) -> Vec<i32> {
+    let of_program = |line: &String| {
+        let command = line.split(' ').nth(1).unwrap_or_default();
+        command.rsplit('/').next() == Some(program)
+    };
+    let lines = processes_with(text).into_iter().filter(of_program);
+    lines
+        .filter_map(|line| line.split(' ').next()?.parse().ok())
+        .collect()
+}
+
+/// The only process that the pod process of this root has started from `program`.
+///
+/// # Panics
+/// When there is none, or more than one.
+#[must_use]
+pub fn pods_only(program: &str, root: &Path) -> i32 {
+    let pods = pids_of("containerd-shim-hull-v2", &root.display().to_string());
+    let is_of_pod = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        parent.is_some_and(|parent| pods.contains(&parent))
+    };
+    let found: Vec<_> = pids_of(program, "").into_iter().filter(is_of_pod).collect();
+    assert_eq!(found.len(), 1, "{program}: {found:?}");
+    found[0]
+}
+
+fn names_in(dir: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn tree(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() {
+                open.push(path.clone());
+            }
+            if wanted(&path) {
+                found.insert(path.display().to_string());
+            }
+        }
+    }
+    found
+}
