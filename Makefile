@@ -1,0 +1,83 @@
+# Everything a person or CI does with the checkout. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+RELEASE := $(CARGO_TARGET_DIR)/release
+IMAGES := $(CARGO_TARGET_DIR)/test-images
+# The image that `make demo` runs: a registry's where it is reachable, else one made from Debian's packages.
+DEMO_IMAGE ?= docker.io/library/debian:stable-slim
+# How long the tests may take in the lab, in seconds.
+LAB_SECONDS ?= 1800
+# How long `make fuzz` runs each target, in seconds.
+FUZZ_SECONDS ?= 30
+SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run \
+	tests/lab/lab tests/lab/init tests/lab/main tests/images/oci.bash \
+	tests/images/make-busybox tests/images/make-debian
+
+.PHONY: help deps build guest images demo test test-kvm bench lint fuzz install
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+deps: ## install the packages and tools that the build and the tests need (Debian 12 or 13)
+	@.ci/deps
+
+build: deps ## build the programs (release)
+	cargo build --locked --release --package hull --package hull-shim --package hull-devices
+
+guest: deps ## build the guest's kernel and initramfs, or take them from the cache
+	@guest/build
+
+demo: build guest ## run a container from a real image in a VM
+	@hull=$(RELEASE)/hull; image=$(DEMO_IMAGE); \
+	if ! $$hull pull "$$image"; then \
+	  echo "demo: cannot pull $$image; making an image from Debian's packages"; \
+	  image=oci:$$(tests/images/make-debian)/oci; \
+	fi; \
+	echo "kernel of this machine:  $$(uname -r)"; \
+	kernel=$$($$hull run --rm "$$image" uname -r); \
+	echo "kernel of the container: $$kernel"; \
+	$$hull run --rm "$$image" cat /etc/os-release
+
+test: build guest images ## run all tests (the end-to-end ones on KVM where it works, else under emulation)
+	cargo nextest run --locked --workspace
+
+test-kvm: build guest images ## run the end-to-end tests under real KVM in the lab, on a machine that has none
+	tests/lab/lab run --timeout $(LAB_SECONDS) -- cargo nextest run --locked --package hull-tests
+
+images: deps
+	@mkdir -p $(IMAGES)
+	@ln -sfnT "$$(tests/images/make-busybox)/oci" $(IMAGES)/busybox
+	@ln -sfnT "$$(tests/images/make-debian)/oci" $(IMAGES)/debian
+
+bench: build guest ## measure side by side what Hull costs (BENCH="--runs 5 --only start")
+	cargo run --locked --release --package hull-bench -- $(BENCH)
+
+lint: deps ## formatting, clippy, dependency licences and advisories, shell scripts
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	if cargo deny --version > /dev/null 2>&1; then cargo deny --locked check; else echo "lint: no cargo-deny here, skipped"; fi
+	if command -v shellcheck > /dev/null; then shellcheck -x --severity=warning $(SCRIPTS); else echo "lint: no shellcheck here, skipped"; fi
+
+fuzz: deps ## run every fuzz target for FUZZ_SECONDS
+	@.ci/deps --fuzz
+	for target in $$(cargo +nightly fuzz list); do \
+	  echo "fuzz: $$target"; cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); done
+
+install: ## install what `make build guest` made below $(DESTDIR)$(PREFIX)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/hull $(DESTDIR)$(PREFIX)/share/hull
+	install -m 755 $(RELEASE)/hull $(RELEASE)/containerd-shim-hull-v2 $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(RELEASE)/hull-fs $(RELEASE)/hull-net $(RELEASE)/hull-vsock $(DESTDIR)$(PREFIX)/libexec/hull/
+	install -m 644 $(addprefix $(CARGO_TARGET_DIR)/guest/,vmlinux initramfs.img guest.json) $(DESTDIR)$(PREFIX)/share/hull/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(RELEASE)/hull man --output $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RELEASE)/hull completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hull
+	$(RELEASE)/hull completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_hull
+	$(RELEASE)/hull completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hull.fish
