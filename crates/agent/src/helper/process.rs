@@ -140,8 +140,12 @@ impl Settled<'_> {
     }
 
     fn prepare(&self) -> Result<(), SetupError> {
-        // SAFETY: the default disposition runs no code of ours.
-        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.when("reset a signal")?;
+        // What is ignored stays ignored in the new program, and a shell cannot even trap it.
+        let fixed = [Signal::SIGKILL, Signal::SIGSTOP];
+        for number in Signal::iterator().filter(|number| !fixed.contains(number)) {
+            // SAFETY: the default disposition runs no code of ours.
+            unsafe { signal(number, SigHandler::SigDfl) }.when("reset a signal")?;
+        }
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
             .when("unblock signals")?;
         let flags = libc::CLOSE_RANGE_CLOEXEC;
