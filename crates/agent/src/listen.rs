@@ -8,7 +8,7 @@ use hull_agent_api::ports;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, VsockAddr, accept4, bind,
-    connect, listen, socket,
+    connect, getpeername, listen, socket,
 };
 use tokio::io::unix::AsyncFd;
 
@@ -23,23 +23,23 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// As the RPC server takes it.
-    pub(crate) fn rpc_address(&self) -> String {
-        match self {
-            Self::Vsock => format!("vsock://-1:{}", ports::RPC),
-            Self::Directory(path) => format!("unix://{}", path.join("rpc").display()),
-        }
+    pub(crate) fn rpc(&self) -> io::Result<Listener> {
+        self.listen(ports::RPC, "rpc")
     }
 
     pub(crate) fn stdio(&self) -> io::Result<Listener> {
+        self.listen(ports::STDIO, "stdio")
+    }
+
+    fn listen(&self, port: u32, name: &str) -> io::Result<Listener> {
         match self {
             Self::Vsock => {
-                let any = VsockAddr::new(libc::VMADDR_CID_ANY, ports::STDIO);
-                Listener::bind(AddressFamily::Vsock, &any)
+                let any = VsockAddr::new(libc::VMADDR_CID_ANY, port);
+                Listener::bind(AddressFamily::Vsock, &any, is_host)
             }
             Self::Directory(path) => {
-                let address = UnixAddr::new(&path.join("stdio"))?;
-                Listener::bind(AddressFamily::Unix, &address)
+                let address = UnixAddr::new(&path.join(name))?;
+                Listener::bind(AddressFamily::Unix, &address, |_| true)
             }
         }
     }
@@ -65,22 +65,39 @@ fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<OwnedFd
     Ok(fd)
 }
 
+/// Whether a connection comes from the host. A container that may make vsock sockets reaches the
+/// agent's ports over the loopback CID and the guest's own, as may a virtual machine within the guest.
+fn is_host(connection: &OwnedFd) -> bool {
+    // A peer that is gone already has no address.
+    getpeername::<VsockAddr>(connection.as_raw_fd())
+        .is_ok_and(|peer| peer.cid() == libc::VMADDR_CID_HOST)
+}
+
 /// A listening stream socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
     fd: AsyncFd<OwnedFd>,
+    /// Whether the agent takes a connection; others are closed unread.
+    trusts: fn(&OwnedFd) -> bool,
 }
 
 impl Listener {
-    fn bind(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<Self> {
+    fn bind(
+        family: AddressFamily,
+        address: &dyn SockaddrLike,
+        trusts: fn(&OwnedFd) -> bool,
+    ) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(family, SockType::Stream, flags, None)?;
         bind(fd.as_raw_fd(), address)?;
         listen(&fd, Backlog::new(128)?)?;
-        Ok(Self { fd: register(fd)? })
+        Ok(Self {
+            fd: register(fd)?,
+            trusts,
+        })
     }
 
-    /// The next connection, not blocking.
+    /// The next connection that the agent takes, not blocking.
     pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
         loop {
             let mut guard = self.fd.readable().await?;
@@ -92,7 +109,10 @@ impl Listener {
                 Ok(fd) => {
                     use std::os::fd::FromRawFd;
                     // SAFETY: accept4 just made this descriptor for us.
-                    return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+                    let connection = unsafe { OwnedFd::from_raw_fd(fd) };
+                    if (self.trusts)(&connection) {
+                        return Ok(connection);
+                    }
                 }
             }
         }

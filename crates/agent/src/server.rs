@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::Context;
 use hull_agent_api::{Hello, agent_ttrpc};
 use tokio::sync::mpsc;
+use ttrpc::asynchronous::transport::Listener as RpcListener;
 
-use crate::listen::Transport;
+use crate::listen::{Listener, Transport};
 use crate::reaper::Reaper;
 use crate::rpc::Service;
 use crate::sandbox::Sandbox;
@@ -40,9 +41,9 @@ async fn serve(transport: &Transport) -> anyhow::Result<()> {
     tokio::spawn(Arc::clone(&sandbox.parked).serve(stdio));
     let (shutdown, mut asked) = mpsc::channel(1);
     let service = Service { sandbox, shutdown };
+    let rpc = transport.rpc().context("cannot listen for calls")?;
     let mut server = ttrpc::r#async::Server::new()
-        .bind(&transport.rpc_address())
-        .context("cannot listen for calls")?
+        .add_listener(calls(rpc))
         .register_service(agent_ttrpc::create_agent(Arc::new(service)));
     server.start().await.context("cannot serve calls")?;
     say_hello(transport).context("cannot tell the host that the agent is ready")?;
@@ -52,6 +53,19 @@ async fn serve(transport: &Transport) -> anyhow::Result<()> {
         _ = asked.recv() => tokio::time::sleep(LAST_ANSWER).await,
     }
     Ok(())
+}
+
+/// The host's connections, as the RPC server takes them.
+fn calls(listener: Listener) -> RpcListener {
+    let connections = futures_util::stream::unfold(listener, |listener| async {
+        let connection = match listener.accept().await {
+            // Any stream socket reads and writes alike.
+            Ok(fd) => tokio::net::UnixStream::from_std(UnixStream::from(fd)),
+            Err(error) => Err(error),
+        };
+        Some((connection, listener))
+    });
+    RpcListener::new(connections)
 }
 
 fn say_hello(transport: &Transport) -> std::io::Result<()> {
