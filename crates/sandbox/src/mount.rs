@@ -1,5 +1,7 @@
 //! Mounts on the host, in the pod process's own mount namespace.
 
+mod overlay;
+
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags};
@@ -18,10 +20,11 @@ pub struct MountSpec {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Parsed {
+struct Parsed<'a> {
     flags: MsFlags,
     propagation: MsFlags,
-    data: String,
+    /// What is left for the file system.
+    data: Vec<&'a str>,
 }
 
 impl MountSpec {
@@ -47,7 +50,7 @@ impl MountSpec {
                 .any(|option| option == "bind" || option == "rbind")
     }
 
-    fn parse(&self) -> Parsed {
+    fn parse(&self) -> Parsed<'_> {
         let mut flags = MsFlags::empty();
         let mut propagation = MsFlags::empty();
         let mut data = Vec::new();
@@ -84,7 +87,7 @@ impl MountSpec {
         Parsed {
             flags,
             propagation,
-            data: data.join(","),
+            data,
         }
     }
 
@@ -126,13 +129,15 @@ impl MountSpec {
                 let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | restrictions | locked;
                 nix::mount::mount(none, target, none, flags, none).map_err(cannot())?;
             }
+        } else if self.kind == "overlay" {
+            overlay::mount(target, parsed.flags, &parsed.data)?;
         } else {
             nix::mount::mount(
                 Some(self.source.as_str()),
                 target,
                 Some(self.kind.as_str()),
                 parsed.flags,
-                Some(parsed.data.as_str()),
+                Some(parsed.data.join(",").as_str()),
             )
             .map_err(cannot())?;
         }
@@ -180,7 +185,7 @@ mod tests {
         };
         let parsed = overlay.parse();
         assert_eq!(parsed.flags, MsFlags::MS_RDONLY | MsFlags::MS_NODEV);
-        assert_eq!(parsed.data, "lowerdir=/a:/b,userxattr");
+        assert_eq!(parsed.data, ["lowerdir=/a:/b", "userxattr"]);
     }
 
     #[test]
