@@ -52,6 +52,8 @@ const PERSONALITIES: [u64; 5] = [0, 0x2_0000, 0x8, 0x2_0008, 0xffff_ffff];
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 /// A container has no business with the agent behind the vsock.
 const AF_VSOCK: u64 = 40;
+/// Bits that an address family's number needs (AF_MAX is 46).
+const FAMILY_BITS: u32 = 6;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
@@ -62,8 +64,7 @@ pub(super) fn default_profile(capabilities: &CapabilitySet) -> LinuxSeccomp {
         let equal = argument(LinuxSeccompOperator::ScmpCmpEq, personality, None);
         rules.push(allow("personality", vec![equal]));
     }
-    let not_vsock = argument(LinuxSeccompOperator::ScmpCmpNe, AF_VSOCK, None);
-    rules.push(allow("socket", vec![not_vsock]));
+    rules.extend(not_vsock().map(|family| allow("socket", vec![family])));
     for (capability, names) in WITH_CAPABILITY {
         if capabilities.contains(*capability) {
             rules.push(allow(names, vec![]));
@@ -92,6 +93,16 @@ pub(super) fn default_profile(capabilities: &CapabilitySet) -> LinuxSeccomp {
     ]));
     profile.set_syscalls(Some(rules));
     profile
+}
+
+/// Conditions of which every address family but vsock's fulfils one. The kernel reads an `int` where a
+/// filter sees 64 bits, so `!= AF_VSOCK` would be fulfilled by vsock's number with a bit above those.
+fn not_vsock() -> impl Iterator<Item = LinuxSeccompArg> {
+    (0..FAMILY_BITS).map(|bit| {
+        let mask = 1 << bit;
+        let operator = LinuxSeccompOperator::ScmpCmpMaskedEq;
+        argument(operator, mask, Some(!AF_VSOCK & mask))
+    })
 }
 
 fn allow(names: &str, arguments: Vec<LinuxSeccompArg>) -> LinuxSyscall {
@@ -158,6 +169,21 @@ mod tests {
         }
         for name in ["openat", "clone", "socket", "chroot"] {
             assert!(plain.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn vsock_is_the_one_family_that_is_refused_however_it_is_written() {
+        let conditions: Vec<_> = not_vsock().collect();
+        let allowed = |family: u64| {
+            let fulfils = |condition: &LinuxSeccompArg| {
+                family & condition.value() == condition.value_two().unwrap()
+            };
+            conditions.iter().any(fulfils)
+        };
+        for family in 0..46 {
+            assert_eq!(allowed(family), family != AF_VSOCK, "{family}");
+            assert_eq!(allowed(family | 1 << 32), family != AF_VSOCK, "{family}");
         }
     }
 
