@@ -1,7 +1,8 @@
 //! A process in the guest: a container's init, or one that was added to it.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+mod streams;
+
+use std::sync::Mutex;
 
 use hull_agent_api::agent;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,8 @@ use tokio::sync::watch;
 use crate::error::SandboxError;
 use crate::guest::{Guest, promptly, whenever};
 use crate::state::{Status, Transition};
-use crate::stdio::{Destination, InputRelay, OutputRelay, Sink, StdioConfig};
+use crate::stdio::{Destination, StdioConfig};
+use streams::Streams;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,13 +74,6 @@ pub(crate) struct TaskRecord {
     process: Option<String>,
 }
 
-#[derive(Debug, Default)]
-struct Relays {
-    input: Option<InputRelay>,
-    stdout: Option<OutputRelay>,
-    stderr: Option<OutputRelay>,
-}
-
 /// A process in the guest.
 #[derive(Debug)]
 pub struct Process {
@@ -90,12 +85,10 @@ pub struct Process {
     pub(crate) process: Option<String>,
     status: Mutex<Status>,
     exit: watch::Sender<Option<ExitStatus>>,
-    relays: Mutex<Arc<Relays>>,
+    streams: Streams,
 }
 
-/// A process that writes nothing more is not waited for longer than this: its output leads to a
-/// FIFO that nobody reads.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
+const SIGKILL: u32 = 9;
 
 impl Process {
     /// A process that is not in the guest yet.
@@ -126,7 +119,7 @@ impl Process {
             process,
             status: Mutex::new(Status::Created),
             exit: watch::Sender::new(None),
-            relays: Mutex::default(),
+            streams: Streams::default(),
         })
     }
 
@@ -139,7 +132,7 @@ impl Process {
             process: record.process,
             status: Mutex::new(record.status),
             exit: watch::Sender::new(record.exit),
-            relays: Mutex::default(),
+            streams: Streams::default(),
         }
     }
 
@@ -213,33 +206,7 @@ impl Process {
 
     /// Opens the streams in the guest and starts to relay them.
     pub(crate) async fn open_stdio(&self, guest: &Guest) -> Result<(), SandboxError> {
-        let stdout = Destination::parse(&self.stdio.stdout)?;
-        let stderr = match self.tokens.stderr.is_empty() {
-            true => Destination::Nowhere,
-            false => Destination::parse(&self.stdio.stderr)?,
-        };
-        let (stdout, stderr) = Sink::open_pair(&stdout, &stderr).await?;
-        let mut relays = Relays::default();
-        if let Some(sink) = stdout {
-            let stream = guest.open_stdio(&self.tokens.stdout).await?;
-            relays.stdout = Some(OutputRelay::start(stream, sink));
-        }
-        if let Some(sink) = stderr {
-            let stream = guest.open_stdio(&self.tokens.stderr).await?;
-            relays.stderr = Some(OutputRelay::start(stream, sink));
-        }
-        match Destination::parse(&self.stdio.stdin)? {
-            Destination::Nowhere => {}
-            Destination::Fifo(fifo) | Destination::File(fifo) => {
-                let stream = guest.open_stdio(&self.tokens.stdin).await?;
-                relays.input = Some(InputRelay::start(&fifo, stream)?);
-            }
-            Destination::CriLog(_) => {
-                return Err(SandboxError::Invalid("a log cannot be read from"));
-            }
-        }
-        *self.relays.lock().expect("no holder of this lock panics") = Arc::new(relays);
-        Ok(())
+        self.streams.open(&self.stdio, &self.tokens, guest).await
     }
 
     /// What the agent is told of the streams.
@@ -280,13 +247,7 @@ impl Process {
 
     /// Ends the standard input after what was written to it so far.
     pub fn close_stdin(&self) {
-        if let Some(input) = &self.relays().input {
-            input.close();
-        }
-    }
-
-    fn relays(&self) -> Arc<Relays> {
-        Arc::clone(&self.relays.lock().expect("no holder of this lock panics"))
+        self.streams.close_input();
     }
 
     /// Waits in the guest for the end, then for the output, and makes the end known. Fails when the
@@ -300,29 +261,14 @@ impl Process {
             action: "wait for a process",
             source,
         })?;
-        let relays = self.relays();
-        let passed_on = async {
-            if let Some(stdout) = &relays.stdout {
-                stdout.passed_on(answer.stdout_bytes).await;
-            }
-            if let Some(stderr) = &relays.stderr {
-                stderr.passed_on(answer.stderr_bytes).await;
-            }
-            if self.exec_id.is_empty() {
-                // With init all of the container has ended, so its streams end too.
-                for relay in [&relays.stdout, &relays.stderr].into_iter().flatten() {
-                    relay.ended().await;
-                }
-            }
-        };
-        if tokio::time::timeout(OUTPUT_PATIENCE, passed_on)
-            .await
-            .is_err()
-        {
+        let written = [answer.stdout_bytes, answer.stderr_bytes];
+        // With init all of the container has ended, so its streams end too.
+        let to_their_end = self.exec_id.is_empty();
+        if !self.streams.passed_on(written, to_their_end).await {
             tracing::warn!(
                 container = self.container_id,
                 exec = self.exec_id,
-                "nobody reads the process's output; its end is reported without"
+                "nobody reads the output of a process that was killed; its end is reported without"
             );
         }
         self.end(ExitStatus {
@@ -343,6 +289,13 @@ impl Process {
         signal: u32,
         all: bool,
     ) -> Result<(), SandboxError> {
+        if signal == SIGKILL {
+            self.streams.hurry();
+        }
+        if self.streams.process_ended() && !all {
+            // Only its output is left, which no other signal concerns.
+            return Ok(());
+        }
         let request = agent::SignalProcessRequest {
             container_id: self.container_id.clone(),
             exec_id: self.exec_id.clone(),

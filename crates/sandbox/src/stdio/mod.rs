@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cri_log::CriLog;
 pub(crate) use input::InputRelay;
-pub(crate) use output::{OutputRelay, Sink};
+pub(crate) use output::{OutputRelay, ProcessEnd, Sink};
 
 use crate::error::SandboxError;
 

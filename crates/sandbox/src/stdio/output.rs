@@ -1,6 +1,7 @@
 //! From a process's standard output or error to where it leads on the host.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
 use tokio::fs::File;
@@ -46,7 +47,8 @@ impl Sink {
     ) -> Result<Option<Self>, SandboxError> {
         let sink = match destination {
             Destination::Nowhere => return Ok(None),
-            // Held open for reading too: a reader that comes and goes ends nothing.
+            // Held open for reading too: while the process runs, a reader that comes and goes ends
+            // nothing.
             Destination::Fifo(path) => pipe::OpenOptions::new()
                 .read_write(true)
                 .open_sender(path)
@@ -77,9 +79,9 @@ impl Sink {
         Ok(Some(sink))
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    async fn write(&mut self, bytes: &[u8], process: &mut ProcessEnd) -> io::Result<()> {
         match self {
-            Self::Fifo(fifo) => fifo.write_all(bytes).await,
+            Self::Fifo(fifo) => write_fifo(fifo, bytes, process).await,
             Self::File(file) => {
                 file.write_all(bytes).await?;
                 file.flush().await
@@ -110,6 +112,49 @@ impl Sink {
     }
 }
 
+/// Writes to a FIFO for as long as its reader takes. Once the process has ended nobody will come to
+/// read what it wrote who is not there yet, so from then on a FIFO without readers is a broken pipe.
+async fn write_fifo(
+    fifo: &mut pipe::Sender,
+    mut bytes: &[u8],
+    process: &mut ProcessEnd,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        tokio::select! {
+            biased;
+            () = process.seen_once() => *fifo = without_own_reader(fifo)?,
+            written = fifo.write(bytes) => bytes = &bytes[written?..],
+        }
+    }
+    Ok(())
+}
+
+/// The same FIFO, not open for reading. Its name may be gone.
+fn without_own_reader(fifo: &pipe::Sender) -> io::Result<pipe::Sender> {
+    pipe::OpenOptions::new().open_sender(format!("/proc/self/fd/{}", fifo.as_raw_fd()))
+}
+
+/// Tells a relay that its process has ended in the guest.
+#[derive(Debug)]
+pub(crate) struct ProcessEnd {
+    ended: watch::Receiver<bool>,
+    seen: bool,
+}
+
+impl ProcessEnd {
+    pub(crate) fn new(ended: watch::Receiver<bool>) -> Self {
+        Self { ended, seen: false }
+    }
+
+    /// Completes once, when the process has ended.
+    async fn seen_once(&mut self) {
+        if self.seen || self.ended.wait_for(|ended| *ended).await.is_err() {
+            return std::future::pending().await;
+        }
+        self.seen = true;
+    }
+}
+
 /// How far a relay is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Progress {
@@ -124,9 +169,9 @@ pub(crate) struct OutputRelay {
 }
 
 impl OutputRelay {
-    pub(crate) fn start(stream: UnixStream, sink: Sink) -> Self {
+    pub(crate) fn start(stream: UnixStream, sink: Sink, process: ProcessEnd) -> Self {
         let (report, progress) = watch::channel(Progress::default());
-        tokio::spawn(relay(stream, sink, report));
+        tokio::spawn(relay(stream, sink, process, report));
         Self { progress }
     }
 
@@ -146,7 +191,12 @@ impl OutputRelay {
     }
 }
 
-async fn relay(mut stream: UnixStream, mut sink: Sink, report: watch::Sender<Progress>) {
+async fn relay(
+    mut stream: UnixStream,
+    mut sink: Sink,
+    mut process: ProcessEnd,
+    report: watch::Sender<Progress>,
+) {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut failed = false;
     loop {
@@ -155,7 +205,7 @@ async fn relay(mut stream: UnixStream, mut sink: Sink, report: watch::Sender<Pro
             Ok(count) => {
                 // When the destination fails the stream is still drained: a full disk must not
                 // block the process for ever.
-                if !failed && let Err(error) = sink.write(&buffer[..count]).await {
+                if !failed && let Err(error) = sink.write(&buffer[..count], &mut process).await {
                     tracing::error!(%error, "cannot pass a process's output on; the rest is dropped");
                     failed = true;
                 }
@@ -188,7 +238,8 @@ mod tests {
             .await
             .unwrap();
         let (mut guest, host) = UnixStream::pair().unwrap();
-        let relay = OutputRelay::start(host, sink.unwrap());
+        let (_running, ended) = watch::channel(false);
+        let relay = OutputRelay::start(host, sink.unwrap(), ProcessEnd::new(ended));
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         guest.write_all(&bytes).await.unwrap();
         relay.passed_on(bytes.len() as u64).await;
