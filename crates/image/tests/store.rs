@@ -5,7 +5,8 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc;
 
@@ -340,19 +341,25 @@ fn a_killed_process_leaves_nothing_that_stays() {
     assert!(!test.content().iter().any(|path| path.starts_with("tmp/")));
 }
 
+/// A file system in memory that no process sees in a directory; its path ends with the handle.
+fn small_disk(size: &str) -> (OwnedFd, PathBuf) {
+    let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    rustix::mount::fsconfig_set_string(&fs, "size", size).unwrap();
+    rustix::mount::fsconfig_create(&fs).unwrap();
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    let mount = rustix::mount::fsmount(&fs, flags, MountAttrFlags::empty()).unwrap();
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    (mount, path.into())
+}
+
 #[test]
 fn a_full_disk_is_said_and_leaves_nothing() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    rustix::mount::fsconfig_set_string(&fs, "size", "1m").unwrap();
-    rustix::mount::fsconfig_create(&fs).unwrap();
-    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    let mount = rustix::mount::fsmount(&fs, flags, MountAttrFlags::empty()).unwrap();
-    let root = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&mount));
+    let (_mount, root) = small_disk("1m");
     let temp = tempfile::tempdir().unwrap();
-    let store = Store::open(&Path::new(&root).join("store"), StoreOptions::default()).unwrap();
+    let store = Store::open(&root.join("store"), StoreOptions::default()).unwrap();
     // One does not fit when it is unpacked, the other not even compressed.
     let zeros = Layer::gzip(&LayerBuilder::new().file("zeros", &vec![0; 4 << 20]).bytes());
     let plain = Layer::plain(&LayerBuilder::new().file("zeros", &vec![0; 4 << 20]).bytes());
@@ -366,6 +373,29 @@ fn a_full_disk_is_said_and_leaves_nothing() {
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert_eq!(test.content(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn images_can_be_removed_from_a_full_disk() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (_mount, root) = small_disk("1m");
+    let temp = tempfile::tempdir().unwrap();
+    let layout = temp.path().join("layout");
+    // Two names for one image: the removal of the first gives no room for the second.
+    let image = ImageParts::new(vec![layer("one")]);
+    write_layout(&layout, &[("one", &image), ("two", &image)]);
+    let store = Store::open(&root.join("store"), StoreOptions::default()).unwrap();
+    let references = ["one", "two"].map(|tag| load(&store, &layout, tag).unwrap().reference);
+    let filler = fs::File::create(root.join("filler")).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(0), &mut &filler).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    for reference in references {
+        store.remove(&reference, Removal::IfUnused).unwrap();
+    }
+    let test = TestStore { temp, store };
+    assert_no_images(&test);
 }
 
 #[test]

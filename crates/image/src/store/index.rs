@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
 use super::lock::Lock;
@@ -48,6 +50,8 @@ pub(crate) struct Index {
 
 const FILE: &str = "images.json";
 const LOCK: &str = "images.lock";
+/// Holds as much of the disk as the file itself: an image can be removed when the disk is full.
+const RESERVE: &str = "images.reserve";
 
 impl Index {
     pub(super) fn new(dir: PathBuf, temp: TempArea) -> Self {
@@ -80,15 +84,53 @@ impl Index {
         }
         let path = self.dir.join(FILE);
         let text = serde_json::to_vec_pretty(&records).map_err(ImageError::io("write", &path))?;
+        match self.replace(&text) {
+            Err(ImageError::NoSpace { .. }) if records.len() < before.len() => {
+                self.give_up_reserve()?;
+                self.replace(&text)?;
+            }
+            other => other?,
+        }
+        self.keep_reserve(text.len());
+        Ok(result)
+    }
+
+    fn replace(&self, text: &[u8]) -> Result<(), ImageError> {
         let temp = self.temp.file()?;
         temp.file()
-            .write_all(&text)
+            .write_all(text)
             .and_then(|()| temp.file().sync_all())
             .map_err(ImageError::io("write", temp.path()))?;
-        temp.keep_as(&path)?;
+        temp.keep_as(&self.dir.join(FILE))?;
         File::open(&self.dir)
             .and_then(|dir| dir.sync_all())
-            .map_err(ImageError::io("write", &self.dir))?;
-        Ok(result)
+            .map_err(ImageError::io("write", &self.dir))
+    }
+
+    fn give_up_reserve(&self) -> Result<(), ImageError> {
+        let path = self.dir.join(RESERVE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(ImageError::io("remove", path)),
+        }
+    }
+
+    /// Without a reserve, for which there may be no room now, everything works but removal from a full
+    /// disk.
+    fn keep_reserve(&self, length: usize) {
+        let reserve = || -> std::io::Result<()> {
+            let path = self.dir.join(RESERVE);
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)?;
+            Ok(fallocate(&file, FallocateFlags::empty(), 0, length as u64)?)
+        };
+        if let Err(error) = reserve() {
+            let error: &dyn std::error::Error = &error;
+            tracing::debug!(error, "no room is kept for the removal of images");
+        }
     }
 }

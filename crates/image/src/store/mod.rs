@@ -5,6 +5,7 @@
 //! | path | what |
 //! |---|---|
 //! | `images.json` | the images by reference |
+//! | `images.reserve` | room for the next `images.json` on a disk that has become full |
 //! | `blobs/sha256/<digest>` | manifests, configurations, compressed layers |
 //! | `layers/<chain id>/fs` | unpacked layers, `layers-userxattr` if marked for that option |
 //! | `holds/<name>` | layers that are kept for a container |

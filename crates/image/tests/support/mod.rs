@@ -227,7 +227,7 @@ impl TestStore {
         self.temp.path().join(name)
     }
 
-    /// Every file below the store's root that is no lock and not the version.
+    /// Every file below the store's root that is no lock, not the version and not the index's reserve.
     pub fn content(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut dirs = vec![self.store.root().to_owned()];
@@ -244,6 +244,7 @@ impl TestStore {
         }
         let fixed = [
             "version",
+            "images.reserve",
             "blobs",
             "blobs/sha256",
             "layers",
