@@ -75,6 +75,13 @@ pub(crate) struct Launch {
 /// Ended because its standard output was closed: what a shell reports of a program that SIGPIPE ends.
 const OUTPUT_CLOSED: u32 = 128 + 13;
 
+/// Ended by SIGKILL, as the kernel ends what takes too much memory.
+const KILLED: u32 = 128 + 9;
+
+fn out_of_memory(record: &ExitRecord) -> bool {
+    record.exit.is_some_and(|exit| exit.oom_killed)
+}
+
 impl Launch {
     /// Starts the pod process; the guest boots from now on.
     pub(crate) async fn begin(dir: &ContainerDir, config: &PodConfig) -> Result<Self, LaunchError> {
@@ -145,7 +152,14 @@ impl Launch {
         };
         match (ended?, record) {
             (_, Some(record)) if record.failure.is_some() => Err(LaunchError::Failed(record)),
-            (Ended::Exited(code), _) => Ok(code),
+            (Ended::Exited(code), record) => {
+                if code == KILLED && record.is_some_and(|record| out_of_memory(&record)) {
+                    eprintln!(
+                        "hull: out of memory: the command was killed (--memory gives it more)"
+                    );
+                }
+                Ok(code)
+            }
             (Ended::OutputClosed, _) => Ok(OUTPUT_CLOSED),
             (
                 Ended::Lost(_),
