@@ -12,6 +12,9 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+pub mod disk;
+pub mod layout;
+pub mod registry;
 pub mod terminal;
 pub mod traces;
 

@@ -134,7 +134,9 @@ fn names_in(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-fn tree(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> BTreeSet<String> {
+/// The paths below `dir`, of those that are wanted.
+#[must_use]
+pub fn tree(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut open = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {
