@@ -44,7 +44,10 @@ impl<'a> SmallDisk<'a> {
     /// # Panics
     /// When nothing was taken.
     pub fn free(&self) {
-        fs::remove_file(self.0.join("filler")).expect("removed");
+        // Not only removed: a program that another thread starts at this moment may have it open.
+        let path = self.0.join("filler");
+        fs::write(&path, "").expect("emptied");
+        fs::remove_file(path).expect("removed");
     }
 }
 
