@@ -97,6 +97,10 @@ impl Pod {
     }
 }
 
+/// What the guest's kernel is told besides what its VMM needs: a container finds no interface that
+/// nobody asked for.
+const KERNEL_ARGUMENTS: [&str; 1] = ["dummy.numdummies=0"];
+
 fn vm_config(config: &PodConfig, state_dir: &Path, network: &mut PodNetwork) -> VmConfig {
     let vm_dir = vm_dir(state_dir);
     let mut devices = vec![
@@ -113,7 +117,7 @@ fn vm_config(config: &PodConfig, state_dir: &Path, network: &mut PodNetwork) -> 
         boot: Boot {
             kernel: config.guest.kernel.clone(),
             initramfs: config.guest.initramfs.clone(),
-            arguments: Vec::new(),
+            arguments: KERNEL_ARGUMENTS.map(str::to_owned).into(),
         },
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
