@@ -1,9 +1,8 @@
 //! Things that die: each is reported with its cause, and nothing is left behind.
 
-use std::io::{BufRead, BufReader};
 use std::process::Child;
 
-use harness::traces::{pids_of, pods_only, processes_with};
+use harness::traces::{pids_of, pods_only, processes_with, wait_for_end};
 use harness::{Hull, Outcome, run_arguments};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,10 +11,7 @@ use nix::unistd::Pid;
 fn ready(hull: &Hull, options: &[&str], script: &str) -> Child {
     let script = format!("echo ready; {script}");
     let mut child = hull.spawn(run_arguments(options, &["sh", "-c", &script]));
-    let mut line = String::new();
-    let stdout = child.stdout.as_mut().expect("a pipe");
-    BufReader::new(stdout).read_line(&mut line).expect("a line");
-    assert_eq!(line, "ready\n");
+    harness::expect_line(&mut child, "ready");
     child
 }
 
@@ -143,24 +139,4 @@ fn an_interrupt_reaches_the_command() {
     assert_eq!(outcome.code(), 4, "{}", outcome.stderr());
     assert_eq!(outcome.stdout(), "interrupted\n");
     assert_nothing_runs(&hull);
-}
-
-/// Waits for the end of a process that is not our child.
-fn wait_for_end(pid: i32) {
-    // SAFETY: pidfd_open takes no pointer.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return;
-    }
-    let fd = i32::try_from(fd).expect("a descriptor");
-    let mut poll = libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one pollfd of ours, for the length of the call.
-    let ended = unsafe { libc::poll(&raw mut poll, 1, 60_000) };
-    // SAFETY: the descriptor is ours and not used again.
-    unsafe { libc::close(fd) };
-    assert_eq!(ended, 1, "process {pid} lives on");
 }

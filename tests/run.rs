@@ -1,6 +1,6 @@
 //! `hull run`: what a command sees, and what becomes of its streams and its exit code.
 
-use harness::Hull;
+use harness::{Hull, debian};
 
 #[test]
 fn the_kernel_is_the_guests() {
@@ -9,6 +9,21 @@ fn the_kernel_is_the_guests() {
     let guest = hull.run(&[], &["uname", "-r"]).ok();
     assert_ne!(guest.trim(), host.release().to_string_lossy());
     assert!(guest.starts_with("6.12."), "{guest}");
+}
+
+#[test]
+fn a_whole_distribution_runs() {
+    let hull = Hull::new();
+    let script = "uname -r; . /etc/os-release; echo $ID; dpkg --status bash | grep ^Status; id -un";
+    let options = ["run", "--rm", "--network", "none"];
+    let command = ["bash", "-c", script];
+    let image = debian();
+    let output = hull
+        .hull(options.into_iter().chain([&*image]).chain(command))
+        .ok();
+    let (kernel, rest) = output.split_once('\n').expect("lines");
+    assert!(kernel.ends_with("-hull"), "{kernel}");
+    assert_eq!(rest, "debian\nStatus: install ok installed\nroot\n");
 }
 
 #[test]

@@ -25,7 +25,8 @@ fn a_shell_has_a_terminal_and_its_exit_code_is_hulls() {
 fn the_window_size_arrives_and_follows() {
     let hull = Hull::new();
     // Not an interactive shell: that one takes the signal for its own line editor.
-    let script = "stty size; trap 'stty size; exit 5' WINCH; echo trapped; while :; do sleep 0.1; done";
+    let script =
+        "stty size; trap 'stty size; exit 5' WINCH; echo trapped; while :; do sleep 0.1; done";
     let command = run_arguments(&["-i", "-t"], &["sh", "-c", script]);
     let mut terminal = Terminal::start(hull.command(command));
     terminal.expect("24 80");

@@ -5,7 +5,7 @@
 //! guest and the image first.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 pub mod disk;
 pub mod layout;
+pub mod network;
 pub mod registry;
 pub mod terminal;
 pub mod traces;
@@ -57,17 +58,26 @@ pub fn program(name: &str) -> PathBuf {
 #[must_use]
 pub fn busybox() -> String {
     static IMAGE: OnceLock<String> = OnceLock::new();
-    let make = || {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/make-busybox");
-        let made = Command::new(script).output().expect("the script runs");
-        assert!(
-            made.status.success(),
-            "{}",
-            String::from_utf8_lossy(&made.stderr)
-        );
-        format!("oci:{}/oci", String::from_utf8_lossy(&made.stdout).trim())
-    };
-    IMAGE.get_or_init(make).clone()
+    IMAGE.get_or_init(|| image("make-busybox")).clone()
+}
+
+/// A whole Debian, likewise.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn debian() -> String {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    IMAGE.get_or_init(|| image("make-debian")).clone()
+}
+
+fn image(script: &str) -> String {
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
+    let made = Command::new(images.join(script)).output();
+    let made = made.expect("the script runs");
+    let errors = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{errors}");
+    format!("oci:{}/oci", String::from_utf8_lossy(&made.stdout).trim())
 }
 
 impl Default for Hull {
@@ -158,6 +168,18 @@ impl Hull {
             .spawn()
             .expect("hull starts")
     }
+}
+
+/// Waits until `child` prints `line` as the first on its standard output.
+///
+/// # Panics
+/// When it prints something else, or its output is no pipe.
+pub fn expect_line(child: &mut Child, line: &str) {
+    let mut printed = String::new();
+    let stdout = child.stdout.as_mut().expect("a pipe");
+    let mut reader = BufReader::with_capacity(1, stdout);
+    reader.read_line(&mut printed).expect("a line");
+    assert_eq!(printed.trim_end(), line);
 }
 
 /// Arguments of a container that is removed at its end and has no network.

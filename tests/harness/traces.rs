@@ -152,3 +152,54 @@ pub fn tree(dir: &Path, wanted: &dyn Fn(&Path) -> bool) -> BTreeSet<String> {
     }
     found
 }
+
+/// Waits for the end of a process that is not our child.
+///
+/// # Panics
+/// When it has not ended after a minute.
+pub fn wait_for_end(pid: i32) {
+    // SAFETY: pidfd_open takes no pointer.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return;
+    }
+    let fd = i32::try_from(fd).expect("a descriptor");
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd of ours, for the length of the call.
+    let ended = unsafe { libc::poll(&raw mut poll, 1, 60_000) };
+    // SAFETY: the descriptor is ours and not used again.
+    unsafe { libc::close(fd) };
+    assert_eq!(ended, 1, "process {pid} lives on");
+}
+
+/// Waits for the end of every process that works for the `hull` of this root: those that name it on
+/// their command line or in their environment.
+///
+/// # Panics
+/// When one has not ended after a minute.
+pub fn wait_for_all(root: &Path) {
+    let root = root.display().to_string();
+    let own = std::process::id().to_string();
+    loop {
+        let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let ids = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let found = ids
+            .filter(|id| id.parse::<i32>().is_ok() && *id != own)
+            .find(|id| {
+                // A process may end while we look.
+                let holds = |file| {
+                    let bytes = std::fs::read(format!("/proc/{id}/{file}")).unwrap_or_default();
+                    String::from_utf8_lossy(&bytes).contains(&root)
+                };
+                holds("cmdline") || holds("environ")
+            });
+        match found {
+            Some(id) => wait_for_end(id.parse().expect("a process id")),
+            None => return,
+        }
+    }
+}
