@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::timing;
 
 /// The programs that are tried.
-pub(crate) const PROGRAMS: [&str; 2] = ["runc", "crun"];
+pub(crate) const PROGRAMS: [&str; 3] = ["runc", "crun", "runsc"];
 
 /// One OCI runtime with two bundles of the same root.
 #[derive(Debug)]
