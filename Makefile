@@ -10,17 +10,20 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 RELEASE := $(CARGO_TARGET_DIR)/release
 IMAGES := $(CARGO_TARGET_DIR)/test-images
+KVM_TESTS := $(CARGO_TARGET_DIR)/kvm-tests
+# Further arguments of nextest for the tests in the lab: `make test-kvm KVM="-E 'binary(run)'"`.
+KVM ?=
 # The image that `make demo` runs: a registry's where it is reachable, else one made from Debian's packages.
 DEMO_IMAGE ?= docker.io/library/debian:stable-slim
 # How long the tests may take in the lab, in seconds.
 LAB_SECONDS ?= 1800
 # How long `make fuzz` runs each target, in seconds.
 FUZZ_SECONDS ?= 30
-SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run \
+SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run fuzz/run \
 	tests/lab/lab tests/lab/init tests/lab/main tests/images/oci.bash \
 	tests/images/make-busybox tests/images/make-debian
 
-.PHONY: help deps build guest images demo test test-kvm bench lint fuzz install
+.PHONY: help deps build guest images demo test test-host test-kvm bench lint fuzz install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -45,11 +48,19 @@ demo: build guest ## run a container from a real image in a VM
 	echo "kernel of the container: $$kernel"; \
 	$$hull run --rm "$$image" cat /etc/os-release
 
-test: build guest images ## run all tests (the end-to-end ones on KVM where it works, else under emulation)
+test: test-host test-kvm ## run all tests, the end-to-end ones here and in the lab
+
+test-host: build guest images ## run all tests here: the end-to-end ones on KVM where it works, else under emulation
 	cargo nextest run --locked --workspace
 
 test-kvm: build guest images ## run the end-to-end tests under real KVM in the lab, on a machine that has none
-	tests/lab/lab run --timeout $(LAB_SECONDS) -- cargo nextest run --locked --package hull-tests
+	@mkdir -p $(KVM_TESTS)
+	@# What is built, and where, is asked for here: cargo would need minutes for it in the lab.
+	cargo metadata --locked --format-version 1 > $(KVM_TESTS)/workspace.json
+	cargo nextest list --locked --package hull-tests --list-type binaries-only --message-format json \
+	  > $(KVM_TESTS)/programs.json
+	tests/lab/lab run --timeout $(LAB_SECONDS) -- cargo nextest run --cargo-metadata $(KVM_TESTS)/workspace.json \
+	  --binaries-metadata $(KVM_TESTS)/programs.json $(KVM)
 
 images: deps
 	@mkdir -p $(IMAGES)
@@ -61,14 +72,13 @@ bench: build guest ## measure side by side what Hull costs (BENCH="--runs 5 --on
 
 lint: deps ## formatting, clippy, dependency licences and advisories, shell scripts
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	if cargo deny --version > /dev/null 2>&1; then cargo deny --locked check; else echo "lint: no cargo-deny here, skipped"; fi
 	if command -v shellcheck > /dev/null; then shellcheck -x --severity=warning $(SCRIPTS); else echo "lint: no shellcheck here, skipped"; fi
 
-fuzz: deps ## run every fuzz target for FUZZ_SECONDS
-	@.ci/deps --fuzz
-	for target in $$(cargo +nightly fuzz list); do \
-	  echo "fuzz: $$target"; cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); done
+fuzz: deps ## build the fuzz targets and run each for FUZZ_SECONDS
+	@fuzz/run $(FUZZ_SECONDS)
 
 install: ## install what `make build guest` made below $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/hull $(DESTDIR)$(PREFIX)/share/hull
