@@ -8,7 +8,9 @@ use protobuf::Message;
 
 fn message<M: Message + PartialEq>(bytes: &[u8]) {
     if let Ok(message) = M::parse_from_bytes(bytes) {
-        let written = message.write_to_bytes().expect("what was read can be written");
+        let written = message
+            .write_to_bytes()
+            .expect("what was read can be written");
         let again = M::parse_from_bytes(&written).expect("what was written can be read");
         // Not a number is not equal to itself, and no message has one.
         assert!(message == again);

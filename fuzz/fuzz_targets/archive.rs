@@ -2,7 +2,6 @@
 #![no_main]
 
 use std::fs;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use arbitrary::Arbitrary;
@@ -17,13 +16,7 @@ struct Place {
 fn place() -> &'static Place {
     static PLACE: OnceLock<Place> = OnceLock::new();
     PLACE.get_or_init(|| {
-        let memory = Path::new("/dev/shm");
-        let temp = if memory.is_dir() {
-            tempfile::tempdir_in(memory)
-        } else {
-            tempfile::tempdir()
-        };
-        let temp = temp.expect("a temporary directory");
+        let temp = tempfile::tempdir().expect("a temporary directory");
         let options = StoreOptions {
             limits: Limits {
                 max_entries: 1000,
