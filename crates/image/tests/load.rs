@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use hull_image::{ErrorKind, ImageError, Reference, Silent};
+use rustix::fs::{CWD, Mode, mkfifoat};
 use support::{ImageParts, Layer, LayerBuilder, TestStore, tar_of, write_layout};
 
 fn two_layers() -> ImageParts {
@@ -244,6 +245,22 @@ fn an_oci_archive_with_full_names_keeps_them() {
     assert_eq!(load(":ghcr.io/x/app:v1").unwrap().id, loaded[0].id);
     assert!(matches!(load(""), Err(ImageError::Ambiguous { .. })));
     assert!(matches!(load(":v3"), Err(ImageError::NotFound(_))));
+}
+
+#[test]
+fn a_pipe_in_a_layout_is_no_blob_to_wait_for() {
+    let test = TestStore::new();
+    let dir = test.path("layout");
+    write_layout(&dir, &[("latest", &plain_image(b"x"))]);
+    let index = dir.join("index.json");
+    fs::remove_file(&index).unwrap();
+    mkfifoat(CWD, &index, Mode::RWXU).unwrap();
+    let reference: Reference = format!("oci:{}", dir.display()).parse().unwrap();
+    let error = test.store.load(&reference, &Silent).unwrap_err();
+    assert!(matches!(error, ImageError::MissingMember { .. }));
+    let reference: Reference = format!("rootfs:{}", index.display()).parse().unwrap();
+    let error = test.store.load(&reference, &Silent).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
 }
 
 #[test]

@@ -6,6 +6,9 @@ use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use crate::error::ImageError;
 use crate::layer::{LayerError, is_compressed, plain_reader};
 use crate::store::{Temp, TempArea};
@@ -41,9 +44,11 @@ impl Files {
         match self {
             Self::Dir(dir) => {
                 let path = dir.join(name);
-                let file = match File::open(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
-                    other => other.map_err(ImageError::io("open", &path))?,
+                // Who opens a pipe waits for its other end.
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+                    Err(Errno::NOENT) => return Err(missing()),
+                    other => File::from(other.map_err(ImageError::io("open", &path))?),
                 };
                 let metadata = file.metadata().map_err(ImageError::io("examine", &path))?;
                 if !metadata.is_file() {
