@@ -23,7 +23,7 @@ SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash
 	tests/lab/lab tests/lab/init tests/lab/main tests/images/oci.bash \
 	tests/images/make-busybox tests/images/make-debian
 
-.PHONY: help deps build guest images demo test test-host test-kvm bench lint fuzz install
+.PHONY: help deps build guest images demo test test-kvm bench lint fuzz install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,9 +48,7 @@ demo: build guest ## run a container from a real image in a VM
 	echo "kernel of the container: $$kernel"; \
 	$$hull run --rm "$$image" cat /etc/os-release
 
-test: test-host test-kvm ## run all tests, the end-to-end ones here and in the lab
-
-test-host: build guest images ## run all tests here: the end-to-end ones on KVM where it works, else under emulation
+test: build guest images ## run all tests (the end-to-end ones on KVM where it works, else under emulation)
 	cargo nextest run --locked --workspace
 
 test-kvm: build guest images ## run the end-to-end tests under real KVM in the lab, on a machine that has none

@@ -49,7 +49,8 @@ fn run(hull: &Hull, guest: &Path) -> harness::Outcome {
 #[test]
 fn an_agent_that_ends_is_reported_with_the_guests_last_words() {
     let hull = Hull::new();
-    let guest = guest_with("echo this agent gives up; exit 3");
+    // Changing the terminal's settings waits until all is printed, as the kernel does not.
+    let guest = guest_with("echo this agent gives up; /bin/busybox stty sane; exit 3");
     let outcome = run(&hull, guest.path());
     let said = outcome.stderr();
     assert_eq!(outcome.code(), 125, "{said}");

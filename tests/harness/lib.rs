@@ -5,7 +5,7 @@
 //! guest and the image first.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -179,7 +179,13 @@ pub fn expect_line(child: &mut Child, line: &str) {
     let stdout = child.stdout.as_mut().expect("a pipe");
     let mut reader = BufReader::with_capacity(1, stdout);
     reader.read_line(&mut printed).expect("a line");
-    assert_eq!(printed.trim_end(), line);
+    if printed.trim_end() != line {
+        let mut errors = String::new();
+        if let Some(stderr) = child.stderr.as_mut() {
+            stderr.read_to_string(&mut errors).expect("text");
+        }
+        panic!("{printed:?} instead of {line:?}: {errors}");
+    }
 }
 
 /// Arguments of a container that is removed at its end and has no network.
