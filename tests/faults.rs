@@ -94,21 +94,8 @@ fn a_killed_hull_takes_its_pod_along() {
 #[test]
 fn a_killed_pod_process_is_started_again_over_its_running_guest() {
     let hull = Hull::new();
-    let image = harness::busybox();
     let script = "echo before; while [ ! -e /go ]; do sleep 0.1; done; echo after; exit 6";
-    let arguments = [
-        "run",
-        "-d",
-        "--name",
-        "c",
-        "--network",
-        "none",
-        &image,
-        "sh",
-        "-c",
-        script,
-    ];
-    let _ = hull.hull(arguments).ok();
+    let _ = hull.run_in_background(&["sh", "-c", script]).ok();
     let pods = pids_of("containerd-shim-hull-v2", &root_of(&hull));
     assert_eq!(pods.len(), 1, "{pods:?}");
     kill(Pid::from_raw(pods[0]), Signal::SIGKILL).expect("killed");

@@ -1,25 +1,12 @@
 //! Containers that run in the background: `run -d`, `exec`, `logs`, `stop`, `rm` and the like.
 
-use harness::{Hull, busybox};
+use harness::Hull;
 
 /// A container named `c` that prints `ready` and sleeps.
 fn sleeper() -> Hull {
     let hull = Hull::new();
-    let image = busybox();
     let script = "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
-    let arguments = [
-        "run",
-        "-d",
-        "--name",
-        "c",
-        "--network",
-        "none",
-        &image,
-        "sh",
-        "-c",
-        script,
-    ];
-    let id = hull.hull(arguments).ok();
+    let id = hull.run_in_background(&["sh", "-c", script]).ok();
     assert_eq!(id.trim().len(), 32, "{id}");
     hull
 }
@@ -46,17 +33,7 @@ fn a_container_in_the_background_is_listed_entered_stopped_and_removed() {
 #[test]
 fn a_name_in_use_is_refused_and_nothing_changes() {
     let hull = sleeper();
-    let image = busybox();
-    let again = hull.hull([
-        "run",
-        "-d",
-        "--name",
-        "c",
-        "--network",
-        "none",
-        &image,
-        "true",
-    ]);
+    let again = hull.run_in_background(&["true"]);
     assert!(again.one_error(125).contains("c"));
     assert_eq!(hull.hull(["exec", "c", "echo", "alive"]).ok(), "alive\n");
     let _ = hull.hull(["rm", "-f", "c"]).ok();

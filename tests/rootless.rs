@@ -6,11 +6,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use harness::namespaces::own_mounts;
 use harness::network::{HOST_V4, Network, fetch};
 use harness::traces::{pids_of, tree, wait_for_all, wait_for_end};
 use harness::{Outcome, busybox, program};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -20,13 +20,6 @@ const UID: u32 = 54_321;
 /// An ordinary user with a home.
 struct User {
     dir: TempDir,
-}
-
-/// Lets this thread, and what it starts, mount without anybody else seeing it.
-fn own_mounts() {
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private");
 }
 
 /// Shows a directory or file in another place as well, where it cannot be changed.
@@ -43,9 +36,6 @@ fn bind(source: &Path, target: &Path) {
         )
     });
     bound.unwrap_or_else(|error| panic!("{} on {}: {error}", source.display(), target.display()));
-    // Whoever removes what is around it must not reach into it.
-    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-    mount(none, target, none, read_only, none).expect("read-only");
 }
 
 /// Where the programs and the guest are mounted: never in a directory that is removed at the end.

@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+
+use crate::namespaces::own_mounts;
 
 /// A file system in memory at a directory, for this thread and the programs that it starts.
 #[derive(Debug)]
@@ -20,8 +21,7 @@ impl<'a> SmallDisk<'a> {
     pub fn mount(dir: &'a Path, size: &str) -> Self {
         let none = None::<&str>;
         let options = format!("size={size}");
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private");
+        own_mounts();
         let options = Some(options.as_str());
         mount(none, dir, Some("tmpfs"), MsFlags::empty(), options).expect("mounted");
         Self(dir)

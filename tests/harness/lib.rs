@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 pub mod disk;
 pub mod layout;
+pub mod namespaces;
 pub mod network;
 pub mod registry;
 pub mod terminal;
@@ -133,7 +134,18 @@ impl Hull {
         self.hull(run_arguments(options, command))
     }
 
-    /// The same with bytes for the standard input.
+    /// `hull run -d --name c --network none IMAGE COMMAND`
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run_in_background(&self, command: &[&str]) -> Outcome {
+        let options = ["run", "-d", "--name", "c", "--network", "none"];
+        let image = busybox();
+        let arguments = options.iter().copied().chain([image.as_str()]);
+        self.hull(arguments.chain(command.iter().copied()))
+    }
+
+    /// `hull run --rm --network none` with bytes for the standard input.
     ///
     /// # Panics
     /// When it cannot be started or fed.

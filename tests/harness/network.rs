@@ -8,6 +8,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::NamedTempFile;
 
+use crate::namespaces::own_mounts;
+
 /// The host's addresses in its network (RFC 5737 and 3849 keep them for examples).
 pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// See [`HOST_V4`].
@@ -26,9 +28,9 @@ impl Network {
     /// When that cannot be done: it needs root and `ip`.
     #[must_use]
     pub fn enter() -> Self {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        own_mounts();
         let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private");
         // /sys/class/net shows the namespace in which it was mounted.
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("sysfs");
         for arguments in [
