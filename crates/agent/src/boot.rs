@@ -50,9 +50,10 @@ fn replace_root() -> io::Result<()> {
     mount(Some("."), "/", none, MsFlags::MS_MOVE, none)?;
     nix::unistd::chroot(".")?;
     nix::unistd::chdir("/")?;
-    // Nothing is written to the root from here on, the agent's program least of all. Containers
-    // take part in what is mounted later where they ask for it.
-    let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    // Nothing is written to the root from here on, the agent's program least of all, through whichever
+    // mount: it is the file system that becomes read-only. Containers take part in what is mounted later
+    // where they ask for it.
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     mount(none, "/", none, read_only, none)?;
     mount(none, "/", none, MsFlags::MS_SHARED | MsFlags::MS_REC, none)?;
     Ok(())

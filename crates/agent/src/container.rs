@@ -12,9 +12,8 @@ use tokio::net::UnixStream;
 use crate::cgroup::Cgroup;
 use crate::error::AgentError;
 use crate::helper::{ExecRequest, Failure, Filter, HookState, Reason, Request, TerminalSize};
-use crate::launch;
+use crate::launch::Launcher;
 use crate::process::{Membership, Process, Streams};
-use crate::reaper::Reaper;
 use crate::spec::{self, Hook, IdMapping, NamespaceKind, Resources, Spec};
 
 mod state;
@@ -30,6 +29,7 @@ pub(crate) struct Container {
     /// Where its storages are mounted, in the order of mounting.
     pub(crate) mount_points: Vec<PathBuf>,
     keep: Keep,
+    launcher: Arc<Launcher>,
     state: Mutex<State>,
     /// Init waits on the other end until it is told to start.
     start: Mutex<Option<StdUnixStream>>,
@@ -64,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) spec: Spec,
     pub(crate) start: StdUnixStream,
     pub(crate) filter: Option<Filter>,
+    pub(crate) launcher: Arc<Launcher>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -81,6 +82,7 @@ impl Container {
             spec,
             start,
             filter,
+            launcher,
         } = parts;
         let linux = spec.linux;
         let cgroup_namespace = linux.namespace(NamespaceKind::Cgroup).is_some();
@@ -106,6 +108,7 @@ impl Container {
             init,
             mount_points,
             keep,
+            launcher,
             state: Mutex::new(State::Created),
             start: Mutex::new(Some(start)),
             execs: Mutex::default(),
@@ -165,7 +168,7 @@ impl Container {
                     ..self.keep.hook_state.clone()
                 }),
             };
-            if let Err(failure) = launch::run(request, Vec::new()).await {
+            if let Err(failure) = self.launcher.run(request, Vec::new()).await {
                 log::warn!("container {}: {failure}", self.id);
             }
         }
@@ -177,7 +180,6 @@ impl Container {
         exec_id: &str,
         process: spec::Process,
         streams: Streams,
-        reaper: &Arc<Reaper>,
     ) -> Result<Arc<Process>, AgentError> {
         if !self.state().can_exec() {
             return Err(self.wrong_state("start a process in it"));
@@ -215,10 +217,9 @@ impl Container {
             vec![self.init.handle()?],
             streams,
             membership,
-            reaper,
+            &self.launcher,
         )
-        .await?
-        .0;
+        .await?;
         reserved.fill(Arc::clone(&process));
         Ok(process)
     }

@@ -1,13 +1,19 @@
 //! The short-lived processes in which containers and their processes are made.
 //!
 //! Entering namespaces and cloning needs a single-threaded process, and what fails half-way must
-//! not leave anything behind in PID 1. So the agent runs its own program again for each of these
-//! tasks: the request comes in over a Unix socket on standard input, the response goes back over it.
+//! not leave anything behind in PID 1. So the agent, before it has any threads, forks a process that
+//! forks a helper for each of these tasks: the request comes in over a Unix socket, the response goes back
+//! over it. A new program in each helper would cost more than all that it does.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use crate::sys::socket;
+use nix::sched::CloneFlags;
+use nix::unistd::ForkResult;
+
+use crate::sys::clone::{Cloned, clone_sibling};
+use crate::sys::{check, socket};
 
 mod capabilities;
 mod command;
@@ -37,42 +43,69 @@ pub(crate) use protocol::{
 pub(crate) use rootfs::ASSEMBLY_POINT;
 pub(crate) use seccomp::Filter;
 
-/// The program argument that makes the agent a helper.
-pub(crate) const ARGUMENT: &str = "helper";
-
-/// Serves the request on standard input and ends the process.
-pub(crate) fn main() -> ! {
-    // SAFETY: standard input is the agent's socket, and nothing else in this process uses it: it is
-    // owned from here on.
-    let agent = UnixStream::from(unsafe {
-        use std::os::fd::FromRawFd;
-        OwnedFd::from_raw_fd(libc::STDIN_FILENO)
-    });
-    let code = match keep_off_standard_streams(agent) {
-        Ok(agent) => serve(&agent),
-        Err(error) => {
-            log::error!("helper: cannot move the request socket: {error}");
-            1
+/// Forks the process that makes helpers: one for each socket that is sent to it over the socket returned.
+///
+/// # Safety
+/// The caller must be single-threaded, else the child may find locks held for ever.
+pub(crate) unsafe fn start_server() -> io::Result<UnixStream> {
+    let (ours, its) = UnixStream::pair()?;
+    // SAFETY: as this function's.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { .. } => Ok(ours),
+        ForkResult::Child => {
+            drop(ours);
+            let code = match prepare_server() {
+                Ok(()) => make_helpers(&its),
+                Err(error) => {
+                    log::error!("helpers: cannot prepare: {error}");
+                    1
+                }
+            };
+            std::process::exit(code)
         }
-    };
-    std::process::exit(code)
+    }
 }
 
-/// Moves the socket to a number above the standard streams, which become the container's.
-fn keep_off_standard_streams(agent: UnixStream) -> std::io::Result<UnixStream> {
-    let moved = nix::fcntl::fcntl(&agent, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
-    // SAFETY: fcntl just made this descriptor for us.
-    let moved = unsafe {
-        use std::os::fd::FromRawFd;
-        OwnedFd::from_raw_fd(moved)
-    };
+fn prepare_server() -> io::Result<()> {
+    // SAFETY: the name is NUL-terminated and only read.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, c"hull-helpers".as_ptr()) }.into())?;
+    // Standard input stays open, so that no later descriptor takes its number: the standard streams
+    // become a container's.
     let null = std::fs::File::open("/dev/null")?;
-    // Standard input stays open, so that no later descriptor takes its number.
     nix::unistd::dup2_stdin(null)?;
-    std::mem::forget(OwnedFd::from(agent));
-    Ok(UnixStream::from(moved))
+    Ok(())
 }
 
+/// Until the agent is gone.
+fn make_helpers(requests: &UnixStream) -> i32 {
+    loop {
+        let agent = match socket::receive::<()>(requests) {
+            Ok(Some(((), fds))) => fds.into_iter().next().map(UnixStream::from),
+            Ok(None) => return 0,
+            Err(error) => {
+                log::error!("helpers: cannot read a request: {error}");
+                return 1;
+            }
+        };
+        let Some(agent) = agent else {
+            continue;
+        };
+        // The agent is the helper's parent, and so the parent of what the helper makes.
+        // SAFETY: this process is single-threaded.
+        match unsafe { clone_sibling(CloneFlags::empty(), None) } {
+            Ok(Cloned::Child) => {
+                // SAFETY: neither used again nor dropped in here: this process ends in execve or exit.
+                unsafe { libc::close(requests.as_raw_fd()) };
+                std::process::exit(serve(&agent))
+            }
+            Ok(Cloned::Parent(_)) => {}
+            // The agent sees its socket closed.
+            Err(error) => log::error!("helpers: cannot fork: {error}"),
+        }
+    }
+}
+
+/// Does what the agent asks for.
 fn serve(agent: &UnixStream) -> i32 {
     let (request, fds) = match socket::receive::<Request>(agent) {
         Ok(Some(request)) => request,
@@ -93,7 +126,6 @@ fn serve(agent: &UnixStream) -> i32 {
         Ok(made) => (
             Response::Made {
                 pid: made.pid.as_raw(),
-                filter: made.filter,
             },
             made.terminal,
         ),
@@ -115,8 +147,6 @@ struct Made {
     pid: nix::unistd::Pid,
     /// The controlling side of its terminal.
     terminal: Option<OwnedFd>,
-    /// A new container's filter.
-    filter: Option<Filter>,
 }
 
 impl Made {
@@ -128,7 +158,6 @@ impl Made {
         Self {
             pid,
             terminal: None,
-            filter: None,
         }
     }
 }

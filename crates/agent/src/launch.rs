@@ -1,12 +1,12 @@
-//! Running helpers.
+//! Having helpers do things.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::helper::{self, Failure, Filter, Reason, Request, Response};
+use crate::helper::{self, Failure, Reason, Request, Response};
+use crate::reaper::Reaper;
 use crate::sys::socket;
 
 /// What a helper made.
@@ -15,7 +15,14 @@ pub(crate) struct Launched {
     pub(crate) pid: i32,
     /// The controlling side of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
-    pub(crate) filter: Option<Filter>,
+}
+
+/// Where helpers come from, and who learns of the end of what they make.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    /// To the process that makes a helper for each socket that it gets.
+    server: Mutex<UnixStream>,
+    pub(crate) reaper: Arc<Reaper>,
 }
 
 /// Why a helper gave no answer of its own.
@@ -38,44 +45,53 @@ impl From<HelperError> for Failure {
     }
 }
 
-/// Runs a helper for one request. The reaper must expect what it makes.
-pub(crate) async fn run(request: Request, fds: Vec<OwnedFd>) -> Result<Launched, Failure> {
-    // Talking to the helper blocks for as long as the container is being set up.
-    match tokio::task::spawn_blocking(move || run_blocking(&request, fds)).await {
-        Ok(result) => result,
-        Err(panicked) => Err(Failure {
-            reason: Reason::Internal,
-            message: panicked.to_string(),
-        }),
+impl Launcher {
+    /// `server` comes from [`helper::start_server`].
+    pub(crate) fn new(server: UnixStream, reaper: Arc<Reaper>) -> Self {
+        Self {
+            server: Mutex::new(server),
+            reaper,
+        }
     }
-}
 
-fn run_blocking(request: &Request, fds: Vec<OwnedFd>) -> Result<Launched, Failure> {
-    let (ours, theirs) = UnixStream::pair().map_err(HelperError::Run)?;
-    Command::new(program().map_err(HelperError::Run)?)
-        .arg(helper::ARGUMENT)
-        .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        // Never waited for here: the reaper takes its status.
-        .spawn()
-        .map_err(HelperError::Run)?;
-    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    socket::send(&ours, request, &raw).map_err(HelperError::Talk)?;
-    drop(fds);
-    match socket::receive::<Response>(&ours).map_err(HelperError::Talk)? {
-        Some((Response::Made { pid, filter }, fds)) => Ok(Launched {
-            pid,
-            filter,
-            terminal: fds.into_iter().next(),
-        }),
-        Some((Response::Failed(failure), _)) => Err(failure),
-        None => Err(HelperError::Silent.into()),
+    /// Runs a helper for one request. The reaper must expect what it makes.
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        request: Request,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Launched, Failure> {
+        let launcher = Arc::clone(self);
+        // Talking to the helper blocks for as long as the container is being set up.
+        match tokio::task::spawn_blocking(move || launcher.run_blocking(&request, fds)).await {
+            Ok(result) => result,
+            Err(panicked) => Err(Failure {
+                reason: Reason::Internal,
+                message: panicked.to_string(),
+            }),
+        }
     }
-}
 
-/// The agent's own program. By its path, so that it is opened through the guest's root, which is
-/// read-only, and not through the mount that the kernel started it from: a container that got hold
-/// of the running file could not write to it.
-fn program() -> io::Result<PathBuf> {
-    std::env::current_exe()
+    fn run_blocking(&self, request: &Request, fds: Vec<OwnedFd>) -> Result<Launched, Failure> {
+        let helper = self.helper().map_err(HelperError::Run)?;
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        socket::send(&helper, request, &raw).map_err(HelperError::Talk)?;
+        drop(fds);
+        match socket::receive::<Response>(&helper).map_err(HelperError::Talk)? {
+            Some((Response::Made { pid }, fds)) => Ok(Launched {
+                pid,
+                terminal: fds.into_iter().next(),
+            }),
+            Some((Response::Failed(failure), _)) => Err(failure),
+            None => Err(HelperError::Silent.into()),
+        }
+    }
+
+    /// A socket to a new helper. The reaper takes the helper's status.
+    fn helper(&self) -> io::Result<UnixStream> {
+        let (ours, its) = UnixStream::pair()?;
+        // Nothing panics while it is held.
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        socket::send(&server, &(), &[its.as_raw_fd()])?;
+        Ok(ours)
+    }
 }

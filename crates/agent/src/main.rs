@@ -2,7 +2,6 @@
 //!
 //! - Started by the kernel, it brings the guest up ([`boot`]) and serves the host over vsock
 //!   ([`server`]).
-//! - Started by itself with `helper`, it makes one container or process and ends ([`helper`]).
 //! - Started with `serve DIRECTORY`, it serves over Unix sockets in that directory instead, in
 //!   whatever namespaces and cgroup hierarchy it finds itself. That needs no virtual machine, and is
 //!   how most of its tests run it.
@@ -35,6 +34,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use listen::Transport;
 
 fn main() -> ExitCode {
@@ -45,10 +45,6 @@ fn main() -> ExitCode {
         return be_guest();
     }
     match (first.as_deref().and_then(OsStr::to_str), arguments.next()) {
-        (Some(helper::ARGUMENT), _) => {
-            kmsg::start(true);
-            helper::main()
-        }
         (Some("serve"), Some(directory)) => {
             kmsg::start(false);
             serve_directory(directory.into())
@@ -64,7 +60,7 @@ fn main() -> ExitCode {
 
 /// Never returns in health. The kernel panics when this process ends, and so the host learns of it.
 fn be_guest() -> ExitCode {
-    let result = boot::boot().and_then(|()| server::run(&Transport::Vsock));
+    let result = boot::boot().and_then(|()| serve(&Transport::Vsock));
     match result {
         Ok(()) => sandbox::restart_machine(),
         Err(error) => log::error!("{error:#}"),
@@ -72,11 +68,17 @@ fn be_guest() -> ExitCode {
     ExitCode::FAILURE
 }
 
+fn serve(transport: &Transport) -> anyhow::Result<()> {
+    // SAFETY: nothing has started a thread so far.
+    let helpers = unsafe { helper::start_server() }.context("cannot start the maker of helpers")?;
+    server::run(transport, helpers)
+}
+
 fn serve_directory(directory: PathBuf) -> ExitCode {
     let prepared = cgroup::prepare()
         .map_err(anyhow::Error::from)
         .and_then(|()| Ok(std::fs::create_dir_all(helper::ASSEMBLY_POINT)?));
-    let result = prepared.and_then(|()| server::run(&Transport::Directory(directory)));
+    let result = prepared.and_then(|()| serve(&Transport::Directory(directory)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -9,9 +9,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::cgroup::{Cgroup, OomCounter};
 use crate::error::AgentError;
-use crate::helper::{Filter, Request, TerminalSize};
-use crate::launch;
-use crate::reaper::{Exit, Reaper};
+use crate::helper::{Request, TerminalSize};
+use crate::launch::Launcher;
+use crate::reaper::Exit;
 use crate::stdio::Parked;
 use crate::sys::check;
 use crate::sys::clone::pidfd_open;
@@ -52,15 +52,14 @@ pub(crate) struct Membership {
 }
 
 impl Process {
-    /// Has a helper make the process. `fds` go before its streams. A container's init comes with the
-    /// filter that it and all later processes run under.
+    /// Has a helper make the process. `fds` go before its streams.
     pub(crate) async fn launch(
         request: Request,
         mut fds: Vec<OwnedFd>,
         streams: Streams,
         membership: Membership,
-        reaper: &Arc<Reaper>,
-    ) -> Result<(Arc<Self>, Option<Filter>), AgentError> {
+        launcher: &Arc<Launcher>,
+    ) -> Result<Arc<Self>, AgentError> {
         let (mut plumbing, streams) = if streams.is_terminal() {
             (Plumbing::default(), Some(streams))
         } else {
@@ -68,8 +67,8 @@ impl Process {
             fds.extend(ends);
             (plumbing, None)
         };
-        let expectation = reaper.expect();
-        let launched = match launch::run(request, fds).await {
+        let expectation = launcher.reaper.expect();
+        let launched = match launcher.run(request, fds).await {
             Ok(launched) => launched,
             Err(failure) => {
                 plumbing.close();
@@ -105,7 +104,7 @@ impl Process {
             exited,
             plumbing,
         };
-        Ok((Arc::new(process), launched.filter))
+        Ok(Arc::new(process))
     }
 
     /// A handle on the process for others; an error when it has ended.

@@ -11,13 +11,13 @@ use crate::cgroup::{Cgroup, OomCounter};
 use crate::container::{self, Container, Parts};
 use crate::error::AgentError;
 use crate::events::Events;
-use crate::helper::{CreateRequest, Request};
+use crate::helper::{CreateRequest, Filter, Request};
+use crate::launch::Launcher;
 use crate::process::{Membership, Process, Streams};
-use crate::reaper::Reaper;
-use crate::spec::{self, NamespaceKind, Spec};
+use crate::spec::{self, NamespaceKind, Resources, Spec};
 use crate::stdio::Parked;
 use crate::watch::Watch;
-use crate::{guest, launch, net, storage};
+use crate::{guest, net, storage};
 
 /// The longest id, in bytes.
 const MAX_ID: usize = 128;
@@ -27,7 +27,7 @@ const MAX_ID: usize = 128;
 pub(crate) struct Sandbox {
     pub(crate) parked: Arc<Parked>,
     pub(crate) events: Events,
-    reaper: Arc<Reaper>,
+    launcher: Arc<Launcher>,
     containers: Mutex<HashMap<String, Slot>>,
     shared: tokio::sync::Mutex<Shared>,
 }
@@ -49,11 +49,11 @@ struct Shared {
 }
 
 impl Sandbox {
-    pub(crate) fn new(reaper: Arc<Reaper>) -> Self {
+    pub(crate) fn new(launcher: Arc<Launcher>) -> Self {
         Self {
             parked: Arc::default(),
             events: Events::default(),
-            reaper,
+            launcher,
             containers: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
         }
@@ -96,8 +96,8 @@ impl Sandbox {
         }
         shared.mount_points = storage::mount_all(&request.storages).await?;
         if request.share_pid_namespace {
-            let expectation = self.reaper.expect();
-            let holder = launch::run(Request::PidNamespace, Vec::new()).await?;
+            let expectation = self.launcher.reaper.expect();
+            let holder = self.launcher.run(Request::PidNamespace, Vec::new()).await?;
             drop(expectation);
             shared.pid_namespace_of = Some(holder.pid);
         }
@@ -112,6 +112,8 @@ impl Sandbox {
     ) -> Result<Arc<Container>, AgentError> {
         check_id("container_id", &request.container_id)?;
         let spec = Spec::parse(&request.spec)?;
+        let filter = request.seccomp_filter.as_ref();
+        let filter = filter.map(Filter::from_host).transpose()?;
         let pid_namespace_of = {
             let shared = self.shared.lock().await;
             if !shared.configured {
@@ -138,6 +140,7 @@ impl Sandbox {
             .create_in(
                 &request.container_id,
                 spec,
+                filter,
                 pid_namespace_of,
                 streams,
                 &mount_points,
@@ -161,6 +164,7 @@ impl Sandbox {
         &self,
         id: &str,
         mut spec: Spec,
+        filter: Option<Filter>,
         pid_namespace_of: Option<i32>,
         streams: Streams,
         mount_points: &[PathBuf],
@@ -168,13 +172,13 @@ impl Sandbox {
         spec.process.terminal = streams.is_terminal();
         let cgroup = Cgroup::create(id)?;
         let made = async {
-            cgroup.restrict(&spec.linux.resources)?;
             let (start, init_start) = container::start_socket()?;
             let request = Request::Create(Box::new(CreateRequest {
                 id: id.to_owned(),
                 spec: spec.clone(),
                 cgroup: cgroup.path().to_owned(),
                 pid_namespace_of,
+                filter: filter.clone(),
                 terminal_size: streams.terminal_size(),
             }));
             let owns_pid_namespace =
@@ -185,12 +189,20 @@ impl Sandbox {
                 ends_container: !owns_pid_namespace,
             };
             let fds = vec![init_start];
-            let (init, filter) =
-                Process::launch(request, fds, streams, membership, &self.reaper).await?;
-            Ok::<_, AgentError>((init, filter, start))
+            // Both take their time, and init runs nothing of the container's before it is started.
+            let (restricted, init) = tokio::join!(
+                restrict(cgroup.clone(), spec.linux.resources.clone()),
+                Process::launch(request, fds, streams, membership, &self.launcher),
+            );
+            let init = init?;
+            if let Err(error) = restricted {
+                init.close();
+                return Err(error);
+            }
+            Ok::<_, AgentError>((init, start))
         };
         match made.await {
-            Ok((init, filter, start)) => Ok(Container::new(Parts {
+            Ok((init, start)) => Ok(Container::new(Parts {
                 id: id.to_owned(),
                 cgroup,
                 init,
@@ -198,6 +210,7 @@ impl Sandbox {
                 spec,
                 start,
                 filter,
+                launcher: Arc::clone(&self.launcher),
             })),
             Err(error) => {
                 if let Err(left) = discard(&cgroup).await {
@@ -253,9 +266,7 @@ impl Sandbox {
         spec::check_cwd(&process)?;
         let streams = Streams::claim(request.stdio.get_or_default(), &self.parked)?;
         process.terminal = streams.is_terminal();
-        container
-            .exec(&request.exec_id, process, streams, &self.reaper)
-            .await
+        container.exec(&request.exec_id, process, streams).await
     }
 
     /// Removes a container that has ended, and all that it left.
@@ -329,6 +340,14 @@ impl Sandbox {
             id: id.to_owned(),
             filled: false,
         })
+    }
+}
+
+/// Sets a container's limits.
+async fn restrict(cgroup: Cgroup, resources: Resources) -> Result<(), AgentError> {
+    match tokio::task::spawn_blocking(move || cgroup.restrict(&resources)).await {
+        Ok(result) => Ok(result?),
+        Err(panicked) => Err(AgentError::io("set a container's limits")(panicked.into())),
     }
 }
 
@@ -407,7 +426,9 @@ mod tests {
 
     #[test]
     fn an_id_is_reserved_once_and_freed() {
-        let sandbox = Sandbox::new(Arc::default());
+        let (server, _helpers) = std::os::unix::net::UnixStream::pair().unwrap();
+        let launcher = Launcher::new(server, Arc::default());
+        let sandbox = Sandbox::new(Arc::new(launcher));
         let reserved = sandbox.reserve("a").unwrap();
         assert!(matches!(
             sandbox.reserve("a"),

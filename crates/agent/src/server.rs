@@ -10,6 +10,7 @@ use hull_agent_api::{Hello, agent_ttrpc};
 use tokio::sync::mpsc;
 use ttrpc::asynchronous::transport::Listener as RpcListener;
 
+use crate::launch::Launcher;
 use crate::listen::{Listener, Transport};
 use crate::reaper::Reaper;
 use crate::rpc::Service;
@@ -20,7 +21,8 @@ use crate::sandbox::Sandbox;
 const LAST_ANSWER: Duration = Duration::from_millis(20);
 
 /// Serves until the host has the guest shut down.
-pub(crate) fn run(transport: &Transport) -> anyhow::Result<()> {
+/// Helpers come from the process behind `helpers` (see [`crate::helper::start_server`]).
+pub(crate) fn run(transport: &Transport, helpers: UnixStream) -> anyhow::Result<()> {
     // One thread: the agent moves bytes and waits; what it does besides is done by helpers.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -28,13 +30,14 @@ pub(crate) fn run(transport: &Transport) -> anyhow::Result<()> {
         .thread_stack_size(256 << 10)
         .build()
         .context("cannot start the event loop")?
-        .block_on(serve(transport))
+        .block_on(serve(transport, helpers))
 }
 
-async fn serve(transport: &Transport) -> anyhow::Result<()> {
+async fn serve(transport: &Transport, helpers: UnixStream) -> anyhow::Result<()> {
     let reaper = Arc::new(Reaper::default());
     let reaping = tokio::spawn(Arc::clone(&reaper).run());
-    let sandbox = Arc::new(Sandbox::new(reaper));
+    let launcher = Arc::new(Launcher::new(helpers, reaper));
+    let sandbox = Arc::new(Sandbox::new(launcher));
     let stdio = transport
         .stdio()
         .context("cannot listen for stdio streams")?;

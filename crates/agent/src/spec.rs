@@ -14,16 +14,13 @@ use crate::error::AgentError;
 
 mod linux;
 mod resources;
-mod seccomp;
 
 pub(crate) use linux::{Device, DeviceKind, IdMapping, Linux, NamespaceKind, Personality};
 pub(crate) use resources::{BlockIo, Cpu, DeviceRule, Memory, Resources, ThrottleDevice};
-pub(crate) use seccomp::{Seccomp, SeccompArgument};
 #[cfg(test)]
 pub(crate) use {
     linux::Namespace,
     resources::{Hugepage, Pids},
-    seccomp::SeccompRule,
 };
 
 /// A container, in guest terms.

@@ -26,6 +26,49 @@ pub struct CreateContainer {
     pub stdio: StdioConfig,
 }
 
+/// A container as far as it can be made without its guest: while that boots, that is.
+#[derive(Debug)]
+pub struct PreparedContainer {
+    pub(crate) request: CreateContainer,
+    /// The root's directory, where the request does not say how it is made.
+    pub(crate) root: PathBuf,
+    pub(crate) guest_spec: GuestSpec,
+}
+
+impl CreateContainer {
+    /// Reads the bundle and puts it into guest terms.
+    ///
+    /// # Errors
+    /// When the id or the bundle is malformed, or asks for what a guest cannot give.
+    pub async fn prepare(self) -> Result<PreparedContainer, SandboxError> {
+        check_id(&self.id)?;
+        // Compiling a seccomp profile takes long enough to keep others waiting.
+        let prepared = tokio::task::spawn_blocking(move || {
+            let spec = spec::read_bundle(&self.bundle)?;
+            Ok(PreparedContainer {
+                root: spec::bundle_rootfs(&self.bundle, &spec),
+                guest_spec: GuestSpec::new(spec, &self.id)?,
+                request: self,
+            })
+        });
+        prepared
+            .await
+            .map_err(|failed| SandboxError::host("prepare the container")(failed.into()))?
+    }
+}
+
+/// Ids become names of directories and cgroups.
+pub(crate) fn check_id(id: &str) -> Result<(), SandboxError> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let first = id.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    if !first || id.len() > 128 || !id.chars().all(valid) {
+        return Err(SandboxError::Invalid(
+            "an id has 1 to 128 letters, digits, `_`, `.` or `-`, the first a letter or digit",
+        ));
+    }
+    Ok(())
+}
+
 /// A container of the pod.
 #[derive(Debug)]
 pub struct Container {
@@ -157,16 +200,15 @@ pub(crate) struct Files {
 
 impl Files {
     /// Mounts the root and the bind mounts. When it fails, nothing is left.
-    pub(crate) fn prepare(
-        share: &Path,
-        request: &CreateContainer,
-        root: &Path,
-        guest: &GuestSpec,
-    ) -> Result<Self, SandboxError> {
+    pub(crate) fn mount(share: &Path, container: &PreparedContainer) -> Result<Self, SandboxError> {
         let files = Self {
-            dir: share.join(&request.id),
+            dir: share.join(&container.request.id),
         };
-        let prepared = files.mount_all(request, root, &guest.binds);
+        let prepared = files.mount_all(
+            &container.request,
+            &container.root,
+            &container.guest_spec.binds,
+        );
         if let Err(error) = prepared {
             if let Err(clean_up) = files.remove() {
                 tracing::error!(error = %clean_up, "cannot clean up after a failed create");
@@ -262,4 +304,29 @@ fn is_mount_point(path: &Path) -> Result<bool, SandboxError> {
     }
     let mount_root = u64::try_from(libc::STATX_ATTR_MOUNT_ROOT).expect("a flag is positive");
     Ok(answer.stx_attributes & mount_root != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_id;
+
+    #[test]
+    fn ids_cannot_leave_their_directory() {
+        for id in ["a", "web-1", "0.x_y"] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "-a",
+            "a b",
+            "\u{e9}",
+            &"a".repeat(129),
+        ] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use hull_seccomp::SeccompError;
 use hull_vm::VmError;
 
 use crate::guest::GuestError;
@@ -39,6 +40,9 @@ pub enum SandboxError {
     /// The network could not be prepared.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The container's seccomp rules cannot be honoured.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// The guest could not be reached.
     #[error(transparent)]
     Guest(#[from] GuestError),

@@ -19,7 +19,8 @@ pub mod stdio;
 pub use config::{
     GuestFiles, NetworkConfig, PodConfig, Protocol, PublishedPort, SingleContainer, Vmm,
 };
-pub use container::{Container, CreateContainer};
+pub use container::{Container, CreateContainer, PreparedContainer};
 pub use error::SandboxError;
+pub use hull_seccomp::SeccompError;
 pub use pod::{End, Pod, live_vmm};
 pub use process::{ExitRecord, ExitStatus, Process};

@@ -20,6 +20,8 @@ pub struct GuestSpec {
     pub binds: Vec<HostBind>,
     /// The container joins the pod's PID namespace.
     pub shared_pid_namespace: bool,
+    /// The specification's seccomp rules, which it no longer has, compiled.
+    pub seccomp: Option<hull_seccomp::Program>,
 }
 
 /// A host file or directory that the container sees.
@@ -56,7 +58,8 @@ impl GuestSpec {
     /// Rewrites `spec` for the container `id`.
     ///
     /// # Errors
-    /// [`SandboxError::Unsupported`] for what cannot be honoured in a guest.
+    /// [`SandboxError::Unsupported`] for what cannot be honoured in a guest, and what is wrong with the
+    /// seccomp rules.
     pub fn new(mut spec: Spec, id: &str) -> Result<Self, SandboxError> {
         let guest_dir = Path::new(share::GUEST_DIR).join(id);
         let mut root = spec.root().clone().unwrap_or_default();
@@ -73,11 +76,13 @@ impl GuestSpec {
             }
         }
         spec.set_mounts(Some(mounts));
+        let seccomp = compile_seccomp(&mut spec)?;
         let shared_pid_namespace = localise(&mut spec, id);
         Ok(Self {
             spec,
             binds,
             shared_pid_namespace,
+            seccomp,
         })
     }
 }
@@ -102,6 +107,17 @@ fn refuse_host_hooks(spec: &Spec) -> Result<(), SandboxError> {
         return Err(SandboxError::Unsupported("OCI hooks that run on the host"));
     }
     Ok(())
+}
+
+/// Takes the seccomp rules out of `spec` and compiles them, which takes a guest much longer.
+fn compile_seccomp(spec: &mut Spec) -> Result<Option<hull_seccomp::Program>, SandboxError> {
+    let Some(mut linux) = spec.linux().clone() else {
+        return Ok(None);
+    };
+    let program = linux.seccomp().as_ref().map(hull_seccomp::compile);
+    linux.set_seccomp(None);
+    spec.set_linux(Some(linux));
+    Ok(program.transpose()?)
 }
 
 fn host_bind(mount: &Mount, index: usize) -> Option<HostBind> {
@@ -239,6 +255,17 @@ mod tests {
         let process = guest.spec.process().as_ref().unwrap();
         assert!(process.apparmor_profile().is_none() && process.selinux_label().is_none());
         assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/hull/c1")));
+    }
+
+    #[test]
+    fn seccomp_rules_become_a_program() {
+        let guest = guest_spec(&json!({
+            "ociVersion": "1.0.2",
+            "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}},
+        }))
+        .unwrap();
+        assert!(guest.seccomp.is_some());
+        assert!(guest.spec.linux().as_ref().unwrap().seccomp().is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use hull_sandbox::SandboxError;
+use hull_sandbox::SeccompError;
 use hull_vm::VmError;
 use ttrpc::proto::{Code, Status};
 
@@ -26,9 +27,10 @@ fn code(error: &SandboxError) -> Code {
         SandboxError::AlreadyExists { .. } => Code::ALREADY_EXISTS,
         SandboxError::State(_) | SandboxError::Ended(_) => Code::FAILED_PRECONDITION,
         SandboxError::Invalid(_) | SandboxError::Malformed { .. } => Code::INVALID_ARGUMENT,
-        SandboxError::Unsupported(_) | SandboxError::Vm(VmError::Unsupported { .. }) => {
-            Code::UNIMPLEMENTED
-        }
+        SandboxError::Seccomp(SeccompError::Invalid { .. }) => Code::INVALID_ARGUMENT,
+        SandboxError::Unsupported(_)
+        | SandboxError::Vm(VmError::Unsupported { .. })
+        | SandboxError::Seccomp(SeccompError::Unsupported(_)) => Code::UNIMPLEMENTED,
         SandboxError::Agent {
             source: ttrpc::Error::RpcStatus(status),
             ..
@@ -37,6 +39,7 @@ fn code(error: &SandboxError) -> Code {
         | SandboxError::NoGuest
         | SandboxError::Vm(_)
         | SandboxError::Network(_)
+        | SandboxError::Seccomp(SeccompError::Library { .. })
         | SandboxError::Guest(_)
         | SandboxError::Agent { .. }
         | SandboxError::Boot { .. } => Code::INTERNAL,

@@ -136,7 +136,6 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> Rpc<CreateTaskResponse> {
-        let pod = self.pod().await?;
         let rootfs = request.rootfs.into_iter().map(|mount| MountSpec {
             kind: mount.type_,
             source: mount.source,
@@ -153,7 +152,10 @@ impl Task for TaskService {
                 request.terminal,
             ),
         };
-        pod.create(create).await.map_err(|e| rpc_error(&e))?;
+        // While the guest boots.
+        let prepared = create.prepare().await.map_err(|e| rpc_error(&e))?;
+        let pod = self.pod().await?;
+        pod.create(prepared).await.map_err(|e| rpc_error(&e))?;
         Ok(CreateTaskResponse {
             pid: host_pid(&pod),
             ..Default::default()

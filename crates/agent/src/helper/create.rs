@@ -11,7 +11,7 @@ use super::error::{Context, SetupError};
 use super::hooks::HookState;
 use super::init::Init;
 use super::protocol::{FromInit, Proceed};
-use super::{CreateRequest, Made, hooks, mounts, namespaces, process, rootfs, seccomp, tuning};
+use super::{CreateRequest, Made, hooks, mounts, namespaces, process, rootfs, tuning};
 use crate::spec::{NamespaceKind, Spec};
 use crate::sys::clone::{Cloned, clone_sibling};
 use crate::sys::socket;
@@ -27,6 +27,7 @@ pub(super) fn run(
         spec,
         cgroup,
         pid_namespace_of,
+        filter,
         terminal_size,
     } = request;
     refuse_unsupported(&spec)?;
@@ -43,12 +44,6 @@ pub(super) fn run(
     }
     // Nobody in the container may look into the processes that set it up.
     nix::sys::prctl::set_dumpable(false).when("hide this process's memory")?;
-    let filter = spec
-        .linux
-        .seccomp
-        .as_ref()
-        .map(seccomp::compile)
-        .transpose()?;
     let root = rootfs::open(&spec.root.path)?;
     let prepared = mounts::prepare(spec.mounts.clone(), &spec.linux)?;
     process::give_streams(&streams, spec.process.user.uid, &spec.linux.uid_mappings)?;
@@ -94,11 +89,7 @@ pub(super) fn run(
             drop(helper);
             drop((root, prepared, streams, start));
             let terminal = guide(pid, &spec, hook_state, &to_init)?;
-            Ok(Made {
-                terminal,
-                filter,
-                ..Made::process(pid)
-            })
+            Ok(Made { pid, terminal })
         }
     }
 }
@@ -168,6 +159,8 @@ fn broken(init: &UnixStream) -> Result<(), SetupError> {
 fn refuse_unsupported(spec: &Spec) -> Result<(), SetupError> {
     let linux = &spec.linux;
     let unsupported = [
+        // Its rules come compiled. Were they left out, the container would run without them.
+        ("linux.seccomp", linux.seccomp.is_some()),
         ("linux.intelRdt", linux.intel_rdt.is_some()),
         (
             "linux.netDevices",

@@ -88,10 +88,7 @@ fn wait_until_it_runs(pid: Pid, child: &UnixStream) -> Result<Made, SetupError> 
             // execve closed it, or the end of a process that never got so far.
             None => {
                 let terminal = ready.ok_or(SetupError::InitEnded)?;
-                return Ok(Made {
-                    terminal,
-                    ..Made::process(pid)
-                });
+                return Ok(Made { pid, terminal });
             }
         }
     }

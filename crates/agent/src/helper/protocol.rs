@@ -30,6 +30,7 @@ pub(crate) struct CreateRequest {
     pub(crate) cgroup: PathBuf,
     /// A process whose PID namespace the container joins.
     pub(crate) pid_namespace_of: Option<i32>,
+    pub(crate) filter: Option<Filter>,
     pub(crate) terminal_size: TerminalSize,
 }
 
@@ -58,8 +59,6 @@ pub(crate) enum Response {
     Made {
         /// 0 when nothing that stays was to be made.
         pid: i32,
-        /// The compiled seccomp rules of a new container, which takes a while.
-        filter: Option<Filter>,
     },
     Failed(Failure),
 }

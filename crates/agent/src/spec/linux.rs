@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Resources, Seccomp};
+use super::Resources;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,7 +24,7 @@ pub(crate) struct Linux {
     pub(crate) resources: Resources,
     #[serde(default)]
     pub(crate) sysctl: BTreeMap<String, String>,
-    pub(crate) seccomp: Option<Seccomp>,
+    pub(crate) seccomp: Option<serde_json::Value>,
     #[serde(default)]
     pub(crate) rootfs_propagation: String,
     #[serde(default)]

@@ -45,6 +45,7 @@ pub(crate) struct Setup {
     pub(crate) process: BTreeMap<String, Value>,
     pub(crate) spec: BTreeMap<String, Value>,
     pub(crate) linux: BTreeMap<String, Value>,
+    pub(crate) seccomp_filter: Option<SeccompFilter>,
     pub(crate) namespaces: Vec<&'static str>,
     pub(crate) mounts: Vec<Value>,
     pub(crate) stdin: Vec<u8>,
@@ -58,6 +59,7 @@ impl Setup {
             process: BTreeMap::new(),
             spec: BTreeMap::new(),
             linux: BTreeMap::new(),
+            seccomp_filter: None,
             namespaces: vec!["pid", "mount", "ipc", "uts", "network", "cgroup"],
             mounts: vec![
                 json!({"destination": "/proc", "type": "proc", "source": "proc"}),
@@ -131,6 +133,17 @@ impl Setup {
             process[field] = value.clone();
         }
         process
+    }
+
+    /// Rules as a specification has them, which the host compiles.
+    pub(crate) fn seccomp(mut self, rules: Value) -> Self {
+        let rules = serde_json::from_value(rules).unwrap();
+        let program = hull_seccomp::compile(&rules).unwrap();
+        let mut filter = SeccompFilter::new();
+        filter.program = program.instructions;
+        filter.flags = program.flags;
+        self.seccomp_filter = Some(filter);
+        self
     }
 
     pub(crate) fn spec_json(&self, root: &Path) -> Vec<u8> {
@@ -332,6 +345,7 @@ impl Guest {
         let mut request = CreateContainerRequest::new();
         request.container_id = id.to_owned();
         request.spec = setup.spec_json(&self.root);
+        request.seccomp_filter = setup.seccomp_filter.clone().into();
         request.stdio = Some(streams).into();
         request
     }

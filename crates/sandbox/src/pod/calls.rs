@@ -6,11 +6,10 @@ use hull_agent_api::agent;
 use ttrpc::Error as RpcError;
 
 use super::Pod;
-use crate::container::{Container, CreateContainer, Files};
+use crate::container::{Container, Files, PreparedContainer, check_id};
 use crate::error::SandboxError;
 use crate::guest::promptly;
 use crate::process::Process;
-use crate::spec::{self, GuestSpec};
 use crate::state::Transition;
 use crate::stdio::StdioConfig;
 
@@ -41,28 +40,25 @@ impl Pod {
     /// When its id is taken, its files cannot be mounted, or the guest refuses. Nothing is left then.
     pub async fn create(
         self: &Arc<Self>,
-        request: CreateContainer,
+        prepared: PreparedContainer,
     ) -> Result<Arc<Container>, SandboxError> {
-        check_id(&request.id)?;
         self.check_alive()?;
+        let request = &prepared.request;
         // Held until the end: of two creates with one id the second fails.
         let mut containers = self.containers.lock().await;
         if containers.contains_key(&request.id) {
             return Err(SandboxError::AlreadyExists {
                 kind: "container",
-                id: request.id,
+                id: request.id.clone(),
             });
         }
-        let bundle_spec = spec::read_bundle(&request.bundle)?;
-        let root = spec::bundle_rootfs(&request.bundle, &bundle_spec);
-        let guest_spec = GuestSpec::new(bundle_spec, &request.id)?;
         let init = Process::new(&request.id, "", request.stdio.clone(), None)?;
-        let files = Files::prepare(self.machine.share.dir(), &request, &root, &guest_spec)?;
-        if let Err(error) = self.create_in_guest(&request.id, &init, &guest_spec).await {
+        let files = Files::mount(self.machine.share.dir(), &prepared)?;
+        if let Err(error) = self.create_in_guest(&init, &prepared).await {
             files.remove()?;
             return Err(error);
         }
-        let container = Arc::new(Container::new(&request, init, files));
+        let container = Arc::new(Container::new(request, init, files));
         containers.insert(request.id.clone(), Arc::clone(&container));
         drop(containers);
         self.set_first(&container);
@@ -73,14 +69,23 @@ impl Pod {
 
     async fn create_in_guest(
         &self,
-        id: &str,
         init: &Process,
-        guest_spec: &GuestSpec,
+        prepared: &PreparedContainer,
     ) -> Result<(), SandboxError> {
         init.open_stdio(&self.guest).await?;
+        let guest_spec = &prepared.guest_spec;
+        let filter = guest_spec
+            .seccomp
+            .as_ref()
+            .map(|program| agent::SeccompFilter {
+                program: program.instructions.clone(),
+                flags: program.flags,
+                ..Default::default()
+            });
         let request = agent::CreateContainerRequest {
-            container_id: id.to_owned(),
+            container_id: prepared.request.id.clone(),
             spec: serde_json::to_vec(&guest_spec.spec).expect("a specification encodes"),
+            seccomp_filter: filter.into(),
             stdio: Some(init.agent_stdio()).into(),
             shared_pid_namespace: guest_spec.shared_pid_namespace,
             ..Default::default()
@@ -350,42 +355,5 @@ fn container_request(id: &str) -> agent::ContainerRequest {
     agent::ContainerRequest {
         container_id: id.to_owned(),
         ..Default::default()
-    }
-}
-
-/// Ids become names of directories and cgroups.
-fn check_id(id: &str) -> Result<(), SandboxError> {
-    let valid = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    let first = id.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-    if !first || id.len() > 128 || !id.chars().all(valid) {
-        return Err(SandboxError::Invalid(
-            "an id has 1 to 128 letters, digits, `_`, `.` or `-`, the first a letter or digit",
-        ));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::check_id;
-
-    #[test]
-    fn ids_cannot_leave_their_directory() {
-        for id in ["a", "web-1", "0.x_y"] {
-            assert!(check_id(id).is_ok(), "{id}");
-        }
-        for id in [
-            "",
-            ".",
-            "..",
-            "../x",
-            "a/b",
-            "-a",
-            "a b",
-            "\u{e9}",
-            &"a".repeat(129),
-        ] {
-            assert!(check_id(id).is_err(), "{id}");
-        }
     }
 }
