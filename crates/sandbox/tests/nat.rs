@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use hull_sandbox::config::{NetworkConfig, Protocol, PublishedPort};
-use hull_sandbox::network::{NetworkError, PodNetwork};
+use hull_sandbox::network::{NetworkError, PendingNetwork, PodNetwork};
 use hull_vm::Device;
 
 /// False, and says so, where the test cannot run.
@@ -46,13 +46,17 @@ fn nat(address: Ipv4Addr, host: u16, protocol: Protocol) -> NetworkConfig {
     }
 }
 
-fn link(network: &mut PodNetwork) -> UnixStream {
-    let mut devices = network.take_devices();
+/// A network, and the guest's end of its link.
+async fn connect(
+    config: &NetworkConfig,
+    run_dir: &Path,
+) -> Result<(PodNetwork, UnixStream), NetworkError> {
+    let (pending, mut devices) = PendingNetwork::new(config)?;
     let Some(Device::NetStream { socket, .. }) = devices.pop() else {
         panic!("a network has a stream device");
     };
     assert!(devices.is_empty());
-    socket.into()
+    Ok((pending.connect(run_dir).await?, socket.into()))
 }
 
 fn read_frame(link: &mut UnixStream) -> Vec<u8> {
@@ -83,8 +87,7 @@ async fn a_published_tcp_port_leads_to_the_guest() {
     let dir = tempfile::tempdir().unwrap();
     let address = own_address();
     let config = nat(address, 8080, Protocol::Tcp);
-    let mut network = PodNetwork::prepare(&config, dir.path()).await.unwrap();
-    let mut link = link(&mut network);
+    let (network, mut link) = connect(&config, dir.path()).await.unwrap();
 
     let _client = TcpStream::connect(SocketAddr::from((address, 8080))).unwrap();
     let frame = read_packet(&mut link, 6, 80);
@@ -105,8 +108,7 @@ async fn a_published_udp_port_leads_to_the_guest() {
     let dir = tempfile::tempdir().unwrap();
     let address = own_address();
     let config = nat(address, 8053, Protocol::Udp);
-    let mut network = PodNetwork::prepare(&config, dir.path()).await.unwrap();
-    let mut link = link(&mut network);
+    let (network, mut link) = connect(&config, dir.path()).await.unwrap();
 
     let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     client.send_to(b"to the guest", (address, 8053)).unwrap();
@@ -124,7 +126,7 @@ async fn a_port_in_use_is_told_before_anything_starts() {
     let holder = TcpListener::bind((own_address(), 0)).unwrap();
     let port = holder.local_addr().unwrap().port();
     let config = nat(own_address(), port, Protocol::Tcp);
-    let error = PodNetwork::prepare(&config, dir.path()).await.unwrap_err();
+    let error = connect(&config, dir.path()).await.unwrap_err();
     let NetworkError::Passt(cause) = error else {
         panic!("{error:?}");
     };
@@ -138,14 +140,14 @@ async fn the_helpers_end_with_the_machine_and_their_end_is_told() {
     }
     let dir = tempfile::tempdir().unwrap();
     let config = NetworkConfig::Nat { publish: vec![] };
-    let mut network = PodNetwork::prepare(&config, dir.path()).await.unwrap();
+    let (network, link) = connect(&config, dir.path()).await.unwrap();
     // A pod process that is started again knows the network by its record only.
     let record = serde_json::to_string(&network.record()).unwrap();
     let record = serde_json::from_str(&record).unwrap();
     let taken_over = PodNetwork::attach(&record).unwrap();
     assert_eq!(taken_over.guest(), network.guest());
 
-    drop(link(&mut network));
+    drop(link);
     assert!(taken_over.wait().await.contains("is gone"));
     assert!(network.wait().await.contains("is gone"));
     network.stop().await;
@@ -189,8 +191,7 @@ async fn a_frame_from_the_guest_is_carried_out() {
     }
     let dir = tempfile::tempdir().unwrap();
     let config = NetworkConfig::Nat { publish: vec![] };
-    let mut network = PodNetwork::prepare(&config, dir.path()).await.unwrap();
-    let mut link = link(&mut network);
+    let (network, mut link) = connect(&config, dir.path()).await.unwrap();
     let mac = network.guest().interfaces[0].hardware_address.clone();
     link.write_all(&question(&mac)).unwrap();
     let answer = read_frame(&mut link);
@@ -210,8 +211,7 @@ async fn the_hosts_loopback_is_out_of_the_guests_reach() {
     let local = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let local_port = local.local_addr().unwrap().port();
     let config = NetworkConfig::Nat { publish: vec![] };
-    let mut network = PodNetwork::prepare(&config, dir.path()).await.unwrap();
-    let mut link = link(&mut network);
+    let (network, mut link) = connect(&config, dir.path()).await.unwrap();
     let mac = network.guest().interfaces[0].hardware_address.clone();
     link.write_all(&request(&mac, own_address(), port)).unwrap();
     // The gateway's address.

@@ -12,20 +12,20 @@ use super::{GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, NetworkError};
 
 pub(super) const PROGRAM: &str = "hull-net";
 
-/// Starts the filter in front of `passt`, and returns the VMM's end of the link as well.
+/// Starts the filter between `guest`'s link and `passt`.
 ///
 /// # Errors
 /// When it is missing or does not start.
 pub(super) fn start(
+    guest: UnixStream,
     passt: OwnedFd,
     ipv6: bool,
     run_dir: &Path,
-) -> Result<(Process, OwnedFd), NetworkError> {
+) -> Result<Process, NetworkError> {
     let program = process::find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
         program: PROGRAM.to_owned(),
         advice: "it belongs beside hull's other programs: install Hull again",
     })?;
-    let (vmm, guest) = UnixStream::pair().map_err(NetworkError::host("make the guest's link"))?;
     let mut command = Command::new(program);
     command
         .arg("--guest-fd")
@@ -40,6 +40,5 @@ pub(super) fn start(
             .args(["--gateway6", &GATEWAY_V6.to_string()]);
     }
     let log = run_dir.join("hull-net.log");
-    let process = Process::spawn(command, vec![guest.into(), passt], &log)?;
-    Ok((process, vmm.into()))
+    Ok(Process::spawn(command, vec![guest.into(), passt], &log)?)
 }

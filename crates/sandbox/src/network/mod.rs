@@ -7,6 +7,7 @@ mod passt;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use hull_agent_api::agent;
@@ -14,7 +15,7 @@ use hull_vm::process::{Process, ProcessRecord};
 use hull_vm::{Device, MacAddress, VmError};
 use serde::{Deserialize, Serialize};
 
-use crate::config::NetworkConfig;
+use crate::config::{NetworkConfig, PublishedPort};
 use passt::Passt;
 
 pub use dns::Dns;
@@ -67,11 +68,17 @@ impl NetworkError {
     }
 }
 
+/// A network to be: the guest has its interfaces already, so that it can boot meanwhile.
+#[derive(Debug)]
+pub struct PendingNetwork {
+    /// What leads out, and the other end of the guest's link.
+    nat: Option<(Vec<PublishedPort>, UnixStream)>,
+}
+
 /// The pod's network.
 #[derive(Debug)]
 pub struct PodNetwork {
     nat: Option<Nat>,
-    devices: Vec<Device>,
 }
 
 /// A network that `passt` carries, as far as the filter lets it.
@@ -110,44 +117,53 @@ pub fn host_dns() -> Result<Dns, NetworkError> {
     Dns::of_host(host::ipv6_uplink()?.is_some())
 }
 
-impl PodNetwork {
-    /// Prepares the network. Published ports are open when this returns. Logs go to `run_dir`.
+impl PendingNetwork {
+    /// Makes the guest's interfaces, which lead nowhere yet, and their devices for the virtual machine.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn new(config: &NetworkConfig) -> Result<(Self, Vec<Device>), NetworkError> {
+        let NetworkConfig::Nat { publish } = config else {
+            return Ok((Self { nat: None }, Vec::new()));
+        };
+        let (vmm, link) =
+            UnixStream::pair().map_err(NetworkError::host("make the guest's link"))?;
+        let device = Device::NetStream {
+            socket: vmm.into(),
+            mac: GUEST_MAC,
+            mtu: MTU,
+        };
+        let nat = Some((publish.clone(), link));
+        Ok((Self { nat }, vec![device]))
+    }
+
+    /// Connects the interfaces with the host's network. Published ports are open when this returns.
+    /// Logs go to `run_dir`.
     ///
     /// # Errors
     /// When passt is missing, or cannot do what was asked of it (a published port is in use, say).
-    pub async fn prepare(config: &NetworkConfig, run_dir: &Path) -> Result<Self, NetworkError> {
-        let NetworkConfig::Nat { publish } = config else {
-            return Ok(Self {
-                nat: None,
-                devices: Vec::new(),
-            });
+    pub async fn connect(self, run_dir: &Path) -> Result<PodNetwork, NetworkError> {
+        let Some((publish, link)) = self.nat else {
+            return Ok(PodNetwork { nat: None });
         };
         let uplink = host::ipv6_uplink()?;
         let settings = NatSettings {
             ipv6: uplink.is_some(),
         };
-        let (passt, link) = Passt::start(publish, uplink.as_deref(), run_dir).await?;
+        let (passt, outside) = Passt::start(&publish, uplink.as_deref(), run_dir).await?;
         // Without the filter nobody holds the other end, and passt ends.
-        let (filter, socket) = filter::start(link, settings.ipv6, run_dir)?;
-        Ok(Self {
+        let filter = filter::start(link, outside, settings.ipv6, run_dir)?;
+        Ok(PodNetwork {
             nat: Some(Nat {
                 passt,
                 filter,
                 settings,
             }),
-            devices: vec![Device::NetStream {
-                socket,
-                mac: GUEST_MAC,
-                mtu: MTU,
-            }],
         })
     }
+}
 
-    /// Devices for the virtual machine; there are none the second time.
-    pub fn take_devices(&mut self) -> Vec<Device> {
-        std::mem::take(&mut self.devices)
-    }
-
+impl PodNetwork {
     /// What the guest configures.
     #[must_use]
     pub fn guest(&self) -> agent::Network {
@@ -192,7 +208,6 @@ impl PodNetwork {
         });
         Ok(Self {
             nat: nat.transpose()?,
-            devices: Vec::new(),
         })
     }
 
@@ -289,10 +304,9 @@ mod tests {
 
     #[tokio::test]
     async fn no_network_needs_no_helper() {
-        let mut network = PodNetwork::prepare(&NetworkConfig::None, Path::new("/nonexistent"))
-            .await
-            .unwrap();
-        assert!(network.take_devices().is_empty());
+        let (pending, devices) = PendingNetwork::new(&NetworkConfig::None).unwrap();
+        assert!(devices.is_empty());
+        let network = pending.connect(Path::new("/nonexistent")).await.unwrap();
         assert!(network.guest().interfaces.is_empty());
         assert!(network.sysctls().is_empty());
         let taken_over = PodNetwork::attach(&network.record()).unwrap();

@@ -13,7 +13,7 @@ use super::{Machine, Pod};
 use crate::config::{PodConfig, Vmm};
 use crate::error::SandboxError;
 use crate::guest::{Guest, ReadyListener, promptly};
-use crate::network::PodNetwork;
+use crate::network::PendingNetwork;
 use crate::process::{now_ns, random_bytes};
 use crate::share::{self, Share};
 
@@ -50,20 +50,23 @@ impl Pod {
         let vm_dir = vm_dir(state_dir);
         share::create_dir(&vm_dir.join("vsock"))?;
         let ready = ReadyListener::bind(&vsock(state_dir))?;
-        let mut network = PodNetwork::prepare(&config.network, &vm_dir).await?;
-        let share = match Share::start(state_dir, &vm_dir) {
-            Ok(share) => share,
-            Err(error) => {
-                network.stop().await;
-                return Err(error);
-            }
-        };
-        let vm_config = vm_config(&config, state_dir, &mut network);
-        let vm = match driver.launch(vm_config).await {
-            Ok(vm) => vm,
-            Err(error) => {
+        let (network, interfaces) = PendingNetwork::new(&config.network)?;
+        let share = Share::start(state_dir, &vm_dir)?;
+        let vm_config = vm_config(&config, state_dir, interfaces);
+        // The guest boots while its network is made.
+        let launched = tokio::join!(driver.launch(vm_config), network.connect(&vm_dir));
+        let (vm, network) = match launched {
+            (Ok(vm), Ok(network)) => (vm, network),
+            (Ok(vm), Err(error)) => {
+                vm.kill().await;
                 share.server().kill().await;
-                network.stop().await;
+                return Err(error.into());
+            }
+            (Err(error), network) => {
+                if let Ok(network) = network {
+                    network.stop().await;
+                }
+                share.server().kill().await;
                 return Err(error.into());
             }
         };
@@ -101,7 +104,7 @@ impl Pod {
 /// nobody asked for.
 const KERNEL_ARGUMENTS: [&str; 1] = ["dummy.numdummies=0"];
 
-fn vm_config(config: &PodConfig, state_dir: &Path, network: &mut PodNetwork) -> VmConfig {
+fn vm_config(config: &PodConfig, state_dir: &Path, interfaces: Vec<Device>) -> VmConfig {
     let vm_dir = vm_dir(state_dir);
     let mut devices = vec![
         Device::Fs {
@@ -111,7 +114,7 @@ fn vm_config(config: &PodConfig, state_dir: &Path, network: &mut PodNetwork) -> 
         Device::Rng,
         Device::Balloon,
     ];
-    devices.extend(network.take_devices());
+    devices.extend(interfaces);
     VmConfig {
         id: config.id.clone(),
         boot: Boot {
