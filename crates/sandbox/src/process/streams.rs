@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::Tokens;
 use crate::error::SandboxError;
-use crate::guest::Guest;
+use crate::guest::{Guest, GuestError};
 use crate::stdio::{Destination, InputRelay, OutputRelay, ProcessEnd, Sink, StdioConfig};
 
 /// Whoever reads the output of a process that was killed has so long for the rest of it. Of any other
@@ -46,25 +46,28 @@ impl Streams {
             false => Destination::parse(&stdio.stderr)?,
         };
         let (stdout, stderr) = Sink::open_pair(&stdout, &stderr).await?;
-        let mut relays = Relays::default();
-        if let Some(sink) = stdout {
-            let stream = guest.open_stdio(&tokens.stdout).await?;
-            relays.stdout = Some(self.relay(stream, sink));
-        }
-        if let Some(sink) = stderr {
-            let stream = guest.open_stdio(&tokens.stderr).await?;
-            relays.stderr = Some(self.relay(stream, sink));
-        }
-        match Destination::parse(&stdio.stdin)? {
-            Destination::Nowhere => {}
-            Destination::Fifo(fifo) | Destination::File(fifo) => {
-                let stream = guest.open_stdio(&tokens.stdin).await?;
-                relays.input = Some(InputRelay::start(&fifo, stream)?);
-            }
+        let stdin = match Destination::parse(&stdio.stdin)? {
+            Destination::Nowhere => None,
+            Destination::Fifo(fifo) | Destination::File(fifo) => Some(fifo),
             Destination::CriLog(_) => {
                 return Err(SandboxError::Invalid("a log cannot be read from"));
             }
-        }
+        };
+        // Each takes some ways between host and guest.
+        let (out, err, input) = tokio::try_join!(
+            open_in(guest, stdout.is_some(), &tokens.stdout),
+            open_in(guest, stderr.is_some(), &tokens.stderr),
+            open_in(guest, stdin.is_some(), &tokens.stdin),
+        )?;
+        let relay = |(stream, sink)| self.relay(stream, sink);
+        let input = input.zip(stdin);
+        let relays = Relays {
+            stdout: out.zip(stdout).map(relay),
+            stderr: err.zip(stderr).map(relay),
+            input: input
+                .map(|(stream, fifo)| InputRelay::start(&fifo, stream))
+                .transpose()?,
+        };
         *self.relays.lock().expect("no holder of this lock panics") = Arc::new(relays);
         Ok(())
     }
@@ -125,6 +128,18 @@ impl Streams {
         // The sender is ours, so it lives.
         let _ = hurry.wait_for(|hurry| *hurry).await;
         tokio::time::sleep(PATIENCE_AFTER_KILL).await;
+    }
+}
+
+/// Opens a stream in the guest where one is wanted.
+async fn open_in(
+    guest: &Guest,
+    wanted: bool,
+    token: &str,
+) -> Result<Option<UnixStream>, GuestError> {
+    match wanted {
+        true => guest.open_stdio(token).await.map(Some),
+        false => Ok(None),
     }
 }
 
