@@ -12,6 +12,16 @@ use crate::timing;
 /// The programs that are tried.
 pub(crate) const PROGRAMS: [&str; 3] = ["runc", "crun", "runsc"];
 
+/// A call of a program. gVisor's own network stack wants interfaces to take over, of which the bundles'
+/// namespaces have none, so it is compared without a network.
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    if program == "runsc" {
+        command.arg("--network=none");
+    }
+    command
+}
+
 /// One OCI runtime with two bundles of the same root.
 #[derive(Debug)]
 pub(crate) struct OciRuntime {
@@ -55,7 +65,7 @@ impl OciRuntime {
     }
 
     fn in_bundle(&self, bundle: &Path, words: &[&str]) -> Command {
-        let mut command = Command::new(self.program);
+        let mut command = command(self.program);
         command.args(words).arg("--bundle").arg(bundle);
         command
     }
@@ -97,7 +107,7 @@ pub(crate) struct Background<'r> {
 
 impl Background<'_> {
     pub(crate) fn exec(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(self.runtime.program);
+        let mut command = command(self.runtime.program);
         command
             .arg("exec")
             .arg(self.runtime.id("background"))
@@ -108,7 +118,7 @@ impl Background<'_> {
 
 impl Drop for Background<'_> {
     fn drop(&mut self) {
-        let mut delete = Command::new(self.runtime.program);
+        let mut delete = command(self.runtime.program);
         delete
             .args(["delete", "--force"])
             .arg(self.runtime.id("background"));
