@@ -142,3 +142,37 @@ fn files_are_copied_both_ways_before_and_while_a_container_runs() {
     }
     let _ = hull.hull(["rm", "-f", "c"]).ok();
 }
+
+#[test]
+fn directories_may_have_colons_and_commas_in_their_names() {
+    let own = Hull::new();
+    let strange = own.root().join(r"a:b,c\d e");
+    let hull = |arguments: &[&str]| {
+        let output = own.command(arguments).env("HULL_ROOT", &strange).output();
+        harness::Outcome(output.expect("hull starts"))
+    };
+    let image = busybox();
+    let run = ["run", "-d", "--name", "c", "--network", "none", &image];
+    let _ = hull(&[&run[..], &["sleep", "1000"]].concat()).ok();
+    let _ = hull(&["exec", "c", "sh", "-c", "echo written > /x"]).ok();
+    // Both look at the container's files from the host.
+    let exec = ["exec", "--user", "user", "c", "cat", "/x"];
+    assert_eq!(hull(&exec).ok(), "written\n");
+    let copy = own.root().join("copy");
+    let _ = hull(&["cp", "c:/x", copy.to_str().expect("text")]).ok();
+    assert_eq!(fs::read_to_string(copy).expect("a file"), "written\n");
+    let _ = hull(&["rm", "-f", "c"]).ok();
+
+    let root = own.root().join(r"root:of\an,image");
+    fs::create_dir_all(root.join("bin")).expect("a directory");
+    let output = std::process::Command::new("sh")
+        .args(["-c", "cp $(command -v busybox) \"$0\"/bin"])
+        .arg(&root)
+        .output();
+    let _ = harness::Outcome(output.expect("sh")).ok();
+    let reference = format!("rootfs:{}", root.display());
+    let run = ["run", "--rm", "--network", "none", &reference];
+    let script = ["busybox", "sh", "-c", "echo kept > /x; busybox cat /x"];
+    assert_eq!(hull(&[&run[..], &script].concat()).ok(), "kept\n");
+    assert!(!root.join("x").exists());
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hull_image::Image;
-use hull_sandbox::mount::MountSpec;
+use hull_sandbox::mount::{MountSpec, overlay};
 use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, SingleContainer, Vmm};
 
 use crate::arguments::{ContainerArgs, Network};
@@ -372,7 +372,8 @@ pub(crate) fn running_view(
     let mut options = Vec::new();
     for option in root.options {
         if let Some(lower) = option.strip_prefix("lowerdir=") {
-            options.push(format!("lowerdir={}:{lower}", dir.upper().display()));
+            let upper = overlay::option("lowerdir", &[dir.upper()]);
+            options.push(format!("{upper}:{lower}"));
         } else if !option.starts_with("upperdir=") && !option.starts_with("workdir=") {
             options.push(option);
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hull_image::{Image, ImageError, Name, Platform, PullOptions, Reference, Store, StoreOptions};
-use hull_sandbox::mount::MountSpec;
+use hull_sandbox::mount::{MountSpec, overlay};
 use oci_spec::image::Config;
 
 use crate::arguments::PullPolicy;
@@ -128,18 +128,17 @@ pub(crate) fn config(image: &Image) -> Option<&Config> {
 
 /// How a container's root is mounted: the image's layers with the container's own on top.
 pub(crate) fn rootfs(image: &Image, dir: &ContainerDir) -> Result<MountSpec, StoreError> {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let mut lower: Vec<_> = image.layers.iter().map(|layer| text(layer)).collect();
+    let mut lower = image.layers.clone();
     if lower.is_empty() {
         // An overlay needs something to lie over.
         let empty = dir.data.join("empty");
         create_dir(&empty)?;
-        lower.push(text(&empty));
+        lower.push(empty);
     }
     let mut options = vec![
-        format!("lowerdir={}", lower.join(":")),
-        format!("upperdir={}", text(&dir.upper())),
-        format!("workdir={}", text(&dir.work())),
+        overlay::option("lowerdir", &lower),
+        overlay::option("upperdir", &[dir.upper()]),
+        overlay::option("workdir", &[dir.work()]),
     ];
     options.extend(image.overlay_xattr.mount_option().map(str::to_owned));
     Ok(MountSpec {

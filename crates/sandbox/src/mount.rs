@@ -1,6 +1,6 @@
 //! Mounts on the host, in the pod process's own mount namespace.
 
-mod overlay;
+pub mod overlay;
 
 use std::path::Path;
 

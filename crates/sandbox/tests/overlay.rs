@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use hull_sandbox::mount::MountSpec;
+use hull_sandbox::mount::{MountSpec, overlay as options};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -39,9 +39,9 @@ fn overlay(dir: &Path, lower: &[String]) -> MountSpec {
         kind: "overlay".to_owned(),
         source: "overlay".to_owned(),
         options: vec![
-            format!("lowerdir={}", lower.join(":")),
-            format!("upperdir={}", dir.join("upper").display()),
-            format!("workdir={}", dir.join("work").display()),
+            options::option("lowerdir", lower),
+            options::option("upperdir", &[dir.join("upper")]),
+            options::option("workdir", &[dir.join("work")]),
         ],
     }
 }
@@ -60,6 +60,19 @@ fn an_image_may_have_as_many_layers_as_overlayfs_takes() {
     assert_eq!(fs::read_to_string(root.join("all")).unwrap(), "0");
     fs::write(root.join("new"), "new").unwrap();
     assert!(dir.path().join("upper/new").exists());
+}
+
+#[test]
+fn a_path_may_hold_what_has_a_meaning_in_options() {
+    own_mounts();
+    let dir = tempfile::tempdir().unwrap();
+    let strange = dir.path().join(r"a:b,c\d\:e,upperdir=f g");
+    let lower = layers(&strange, 2);
+    let root = strange.join("root");
+    overlay(&strange, &lower).mount(&root).unwrap();
+    assert_eq!(fs::read_to_string(root.join("all")).unwrap(), "0");
+    fs::write(root.join("new"), "new").unwrap();
+    assert!(strange.join("upper/new").exists());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use hull_sandbox::GuestFiles;
-use hull_sandbox::mount::MountSpec;
+use hull_sandbox::mount::{self, MountSpec};
 use hull_vm::process::find_program;
 use nix::unistd::{Uid, geteuid};
 use serde::Serialize;
@@ -285,7 +285,7 @@ fn try_overlay(dir: &Path) -> Result<(), String> {
     for name in ["lower", "upper", "work", "at"] {
         create_dir(&path(name)).map_err(|error| chain(&error))?;
     }
-    let option = |key: &str, name: &str| format!("{key}={}", path(name).display());
+    let option = |key: &str, name: &str| mount::overlay::option(key, &[path(name)]);
     let mut root = MountSpec {
         kind: "overlay".to_owned(),
         source: "overlay".to_owned(),

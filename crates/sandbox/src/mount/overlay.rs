@@ -1,9 +1,10 @@
-//! Overlays of any number of layers.
+//! Overlays of any number of layers, in directories of any name.
 //!
 //! mount(2) takes a page of options, which the paths of some thirty layers fill; overlayfs takes 500
-//! layers. So each layer's directory is opened, and its name is the descriptor's number, seen from the
-//! directory of this process's descriptors.
+//! layers. So each directory is opened, and its name is the descriptor's number, seen from the directory
+//! of this process's descriptors. Nothing in a path can then mean anything to the kernel, either.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -15,21 +16,36 @@ use nix::sys::stat::Mode;
 
 use crate::error::SandboxError;
 
-const LAYERS: &str = "lowerdir=";
 const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// The option that gives an overlay directories: `lowerdir` any number, the uppermost first, `upperdir`
+/// and `workdir` one. What would have a meaning in an option is quoted as overlayfs understands it.
+#[must_use]
+pub fn option<P: AsRef<Path>>(name: &str, directories: &[P]) -> String {
+    let quoted: Vec<_> = directories.iter().map(|dir| quote(dir.as_ref())).collect();
+    format!("{name}={}", quoted.join(":"))
+}
+
+fn quote(path: &Path) -> String {
+    let mut quoted = String::new();
+    for character in path.to_string_lossy().chars() {
+        if matches!(character, '\\' | ':' | ',') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted
+}
 
 /// Mounts an overlay. `options` are the file system's own.
 pub(super) fn mount(target: &Path, flags: MsFlags, options: &[&str]) -> Result<(), SandboxError> {
     let cannot = || SandboxError::host(format!("mount an overlay on {}", target.display()));
     let absolute = std::path::absolute(target).map_err(cannot())?;
-    let mut layers = Vec::new();
-    let mut data = Vec::with_capacity(options.len());
-    for option in options {
-        data.push(match option.strip_prefix(LAYERS) {
-            Some(paths) => format!("{LAYERS}{}", by_descriptor(paths, &mut layers)?),
-            None => (*option).to_owned(),
-        });
-    }
+    let mut opened = Vec::new();
+    let data: Vec<_> = options
+        .iter()
+        .map(|option| by_descriptor(option, &mut opened))
+        .collect::<Result<_, _>>()?;
     let data = data.join(",");
     let mount_here = || -> io::Result<()> {
         // Of this thread alone: the process stays where it is.
@@ -51,33 +67,44 @@ pub(super) fn mount(target: &Path, flags: MsFlags, options: &[&str]) -> Result<(
     .map_err(cannot())
 }
 
-/// Opens the directories of a list as the option holds it, and names them in a list of the same shape.
-fn by_descriptor(paths: &str, layers: &mut Vec<OwnedFd>) -> Result<String, SandboxError> {
-    let mut names = Vec::new();
-    for path in split(paths) {
+/// Opens the directories that an option names, and names them by their descriptors in an option of the
+/// same shape.
+fn by_descriptor<'a>(
+    option: &'a str,
+    opened: &mut Vec<OwnedFd>,
+) -> Result<Cow<'a, str>, SandboxError> {
+    let (name, paths) = match option.split_once('=') {
+        Some((name @ "lowerdir", list)) => (name, paths(list, true)),
+        Some((name @ ("upperdir" | "workdir"), path)) => (name, paths(path, false)),
+        Some(_) | None => return Ok(option.into()),
+    };
+    let mut descriptors = Vec::new();
+    for path in paths {
         if path.is_empty() {
             // Two colons in a row are a separator too.
-            names.push(String::new());
+            descriptors.push(String::new());
             continue;
         }
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let layer = open(path.as_str(), flags, Mode::empty())
-            .map_err(|errno| SandboxError::host(format!("open the layer {path}"))(errno.into()))?;
-        names.push(layer.as_raw_fd().to_string());
-        layers.push(layer);
+        let directory = open(path.as_str(), flags, Mode::empty()).map_err(|errno| {
+            SandboxError::host(format!("open {path}, the overlay's {name}"))(errno.into())
+        })?;
+        descriptors.push(directory.as_raw_fd().to_string());
+        opened.push(directory);
     }
-    Ok(names.join(":"))
+    Ok(format!("{name}={}", descriptors.join(":")).into())
 }
 
-/// The paths of a list. A backslash takes a colon's meaning away, or a backslash's.
-fn split(list: &str) -> Vec<String> {
+/// The paths in an option's value: a list with colons between, or one in which a colon has no meaning. A
+/// backslash takes away the meaning of what follows.
+fn paths(value: &str, is_list: bool) -> Vec<String> {
     let mut paths = vec![String::new()];
-    let mut rest = list.chars();
+    let mut rest = value.chars();
     while let Some(next) = rest.next() {
         let path = paths.last_mut().expect("never empty");
         match next {
             '\\' => path.extend(rest.next()),
-            ':' => paths.push(String::new()),
+            ':' if is_list => paths.push(String::new()),
             other => path.push(other),
         }
     }
@@ -90,14 +117,34 @@ mod tests {
 
     #[test]
     fn a_list_is_split_as_overlayfs_does() {
-        assert_eq!(split("/a"), ["/a"]);
-        assert_eq!(split("/a:/b::/c"), ["/a", "/b", "", "/c"]);
-        assert_eq!(split(r"/a\:b:/c\\d"), ["/a:b", r"/c\d"]);
+        assert_eq!(paths("/a", true), ["/a"]);
+        assert_eq!(paths("/a:/b::/c", true), ["/a", "/b", "", "/c"]);
+        assert_eq!(paths(r"/a\:b:/c\\d", true), ["/a:b", r"/c\d"]);
     }
 
     #[test]
-    fn a_missing_layer_is_named() {
-        let error = by_descriptor("/:/no/such/layer", &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("/no/such/layer"), "{error}");
+    fn what_is_quoted_is_read_as_it_was() {
+        let directories = [r"/a:b", r"/c,d\e", r"/f\:g\\", "/h i=j"];
+        let list = option("lowerdir", &directories);
+        let list = list.strip_prefix("lowerdir=").unwrap();
+        assert_eq!(paths(list, true), directories);
+        for directory in directories {
+            assert_eq!(paths(&quote(Path::new(directory)), false), [directory]);
+        }
+        // As others write it, who do not quote what has no meaning there.
+        assert_eq!(paths("/a:b,c", false), ["/a:b,c"]);
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        for name in ["lowerdir", "upperdir", "workdir"] {
+            let option = format!("{name}=/no/such/layer");
+            let error = by_descriptor(&option, &mut Vec::new()).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains("/no/such/layer") && text.contains(name),
+                "{text}"
+            );
+        }
     }
 }
