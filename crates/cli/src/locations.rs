@@ -44,6 +44,9 @@ pub(crate) enum LocationError {
     /// A path cannot be made absolute.
     #[error("cannot tell where {0} is")]
     Absolute(PathBuf, #[source] io::Error),
+    /// A path that cannot be told to the pod process, whose requests are text.
+    #[error("cannot keep anything in {0:?}: the path is not UTF-8")]
+    NotText(PathBuf),
     /// Somebody else's directory stands where the state would be.
     #[error("{0} belongs to another user")]
     NotOwned(PathBuf),
@@ -69,6 +72,16 @@ impl Surroundings {
 impl Locations {
     /// Decides where everything is; makes nothing.
     pub(crate) fn find(of: &Surroundings) -> Result<Self, LocationError> {
+        let found = Self::choose(of)?;
+        for path in [&found.data, &found.state] {
+            if path.to_str().is_none() {
+                return Err(LocationError::NotText(path.clone()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn choose(of: &Surroundings) -> Result<Self, LocationError> {
         let absolute = |path: &Option<OsString>| {
             path.as_ref()
                 .map(PathBuf::from)
@@ -194,6 +207,24 @@ mod tests {
             Locations::find(&relative),
             Err(LocationError::NoHome)
         ));
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = || OsString::from_vec(b"/x\xff".to_vec());
+        let root = Surroundings {
+            root: Some(path().into()),
+            ..user()
+        };
+        let home = Surroundings {
+            data_home: Some(path()),
+            ..user()
+        };
+        for of in [root, home] {
+            let error = Locations::find(&of).unwrap_err();
+            assert!(matches!(error, LocationError::NotText(_)), "{error}");
+        }
     }
 
     #[test]
