@@ -150,6 +150,7 @@ impl Launch {
             Some(file) => take_record(Some(file))?,
             None => read_json(&container.dir.exit())?,
         };
+        signals.let_go();
         match (ended?, record) {
             (_, Some(record)) if record.failure.is_some() => Err(LaunchError::Failed(record)),
             (Ended::Exited(code), record) => {

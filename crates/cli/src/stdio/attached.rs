@@ -1,7 +1,7 @@
 //! A process in a container with this program's streams, from its start to its end.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeReader};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::fifos::Fifos;
 use super::input;
-use super::output::{LogCopy, OutputRelay};
+use super::output::{LogCopy, OutputRelay, Relayed};
+use super::patience::Patience;
 use super::signals::{Event, Signals};
 use super::terminal::{self, RawMode};
 use crate::pod::{Pod, PodError};
@@ -58,6 +59,7 @@ pub(crate) struct Attached {
     streams: Streams,
     outputs: Vec<OutputRelay>,
     failures: Vec<oneshot::Receiver<io::Error>>,
+    patience: Patience,
     raw: Option<RawMode>,
 }
 
@@ -72,10 +74,12 @@ impl Attached {
         streams: Streams,
         log: Option<&Path>,
     ) -> Result<Self, AttachError> {
+        let (patience, impatient) = Patience::new().map_err(AttachError::Relay)?;
         let mut attached = Self {
             streams,
             outputs: Vec::new(),
             failures: Vec::new(),
+            patience,
             raw: None,
         };
         let log = log
@@ -87,9 +91,10 @@ impl Attached {
             log.as_ref()
                 .map(|log| LogCopy::new(Arc::clone(log), stream))
         };
+        let (stdout, stderr) = (fifos.stdout.take(), fifos.stderr.take());
         attached
-            .relay(fifos.stdout.take(), io::stdout(), copy("stdout"))
-            .and_then(|()| attached.relay(fifos.stderr.take(), io::stderr(), copy("stderr")))
+            .relay(stdout, io::stdout(), copy("stdout"), &impatient)
+            .and_then(|()| attached.relay(stderr, io::stderr(), copy("stderr"), &impatient))
             .map_err(AttachError::Relay)?;
         if streams.terminal && streams.interactive && terminal::is_terminal() {
             attached.raw = Some(RawMode::enter().map_err(AttachError::Terminal)?);
@@ -105,11 +110,13 @@ impl Attached {
         fifo: Option<File>,
         to: impl std::os::fd::AsFd + Send + 'static,
         log: Option<LogCopy>,
+        impatient: &PipeReader,
     ) -> io::Result<()> {
         if let Some(fifo) = fifo {
             let (failed, told) = oneshot::channel();
+            let impatient = impatient.try_clone()?;
             self.outputs
-                .push(OutputRelay::start(fifo, to, log, failed)?);
+                .push(OutputRelay::start(fifo, to, log, failed, impatient)?);
             self.failures.push(told);
         }
         Ok(())
@@ -125,7 +132,8 @@ impl Attached {
         }
     }
 
-    /// Passes signals on until the process has ended, and all its output.
+    /// Passes signals on until the process has ended, and all its output. A signal that comes when the
+    /// process has ended ends the wait for those who read its output.
     pub(crate) async fn wait(
         mut self,
         pod: &mut Pod,
@@ -134,6 +142,7 @@ impl Attached {
         signals: &mut Signals,
     ) -> Result<Ended, AttachError> {
         let mut interrupts = 0;
+        let mut unheard = None;
         let mut output_error = None;
         let ended = loop {
             tokio::select! {
@@ -148,9 +157,13 @@ impl Attached {
                     Event::Resized => Self::resize(self.streams, pod, exec_id).await,
                     Event::Signal(number) => {
                         interrupts += u32::from([2, 15].contains(&number));
-                        let number = if interrupts >= IMPATIENT { SIGKILL } else { number };
+                        let impatient = interrupts >= IMPATIENT;
+                        let passed_on = if impatient { SIGKILL } else { number };
                         // A process that is gone needs no signal.
-                        let _ = pod.kill(exec_id, number, false).await;
+                        let heard = pod.kill(exec_id, passed_on, false).await.is_ok();
+                        if impatient || !heard {
+                            unheard = Some(number);
+                        }
                     }
                 },
                 error = first_failure(&mut self.failures) => {
@@ -160,10 +173,10 @@ impl Attached {
                 }
             }
         };
-        let outputs = std::mem::take(&mut self.outputs);
-        let finished =
-            tokio::task::spawn_blocking(|| outputs.into_iter().for_each(OutputRelay::finish));
-        finished.await.expect("finishing does not panic");
+        let ended = match finish(self.outputs, self.patience, signals, unheard).await {
+            None => ended,
+            Some(signal) => unread(ended, signal),
+        };
         // Before anything is said on the terminal.
         drop(self.raw.take());
         match output_error.or_else(|| failed_late(&mut self.failures)) {
@@ -171,6 +184,46 @@ impl Attached {
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Ended::OutputClosed),
             Some(error) => Err(AttachError::Output(error)),
         }
+    }
+}
+
+/// Completes when all output is written, or nobody takes it and a signal has come, of which `unheard` is
+/// one. Answers with the signal if output was given up.
+async fn finish(
+    outputs: Vec<OutputRelay>,
+    patience: Patience,
+    signals: &mut Signals,
+    unheard: Option<u32>,
+) -> Option<u32> {
+    let mut finished = tokio::task::spawn_blocking(|| {
+        let relayed: Vec<_> = outputs.into_iter().map(OutputRelay::finish).collect();
+        relayed.contains(&Relayed::GivenUp)
+    });
+    let signal = match unheard {
+        Some(signal) => signal,
+        None => tokio::select! {
+            biased;
+            finished = &mut finished => {
+                finished.expect("finishing does not panic");
+                return None;
+            }
+            signal = signals.interrupted() => signal,
+        },
+    };
+    drop(patience);
+    tokio::select! {
+        biased;
+        finished = finished => finished.expect("finishing does not panic").then_some(signal),
+        // A terminal may take a part of what it was given and then be stopped.
+        signal = signals.interrupted() => Some(signal),
+    }
+}
+
+/// How it went with output that nobody took before `signal` came. Success would say that all is well.
+fn unread(ended: Ended, signal: u32) -> Ended {
+    match ended {
+        Ended::Exited(0) => Ended::Exited(128 + signal),
+        ended => ended,
     }
 }
 

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::output::{is_pipe, write_all};
+use super::patience::is_pipe;
 
 /// Bytes moved at once.
 const CHUNK: usize = 1 << 20;
@@ -32,7 +32,7 @@ fn pass_on(from: BorrowedFd<'_>, fifo: &File) -> io::Result<()> {
         match splice(from, None, fifo, None, CHUNK, SpliceFFlags::SPLICE_F_MOVE) {
             Ok(0) => return Ok(()),
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => wait_readable(from)?,
+            Err(Errno::EAGAIN) => wait_for(from, PollFlags::POLLIN)?,
             Err(error) => return Err(error.into()),
         }
     }
@@ -45,7 +45,7 @@ fn copy(from: BorrowedFd<'_>, fifo: &File) -> io::Result<()> {
             Ok(0) => return Ok(()),
             Ok(count) => write_all(fifo.as_fd(), &buffer[..count])?,
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => wait_readable(from)?,
+            Err(Errno::EAGAIN) => wait_for(from, PollFlags::POLLIN)?,
             // The terminal is gone, or belongs to the shell again.
             Err(Errno::EIO) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -53,11 +53,21 @@ fn copy(from: BorrowedFd<'_>, fifo: &File) -> io::Result<()> {
     }
 }
 
-fn wait_readable(from: BorrowedFd<'_>) -> io::Result<()> {
-    match poll(
-        &mut [PollFd::new(from, PollFlags::POLLIN)],
-        PollTimeout::NONE,
-    ) {
+/// Writes everything, to a descriptor that may have been made not to block.
+fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(to, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => wait_for(to, PollFlags::POLLOUT)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for(fd: BorrowedFd<'_>, event: PollFlags) -> io::Result<()> {
+    match poll(&mut [PollFd::new(fd, event)], PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
     }

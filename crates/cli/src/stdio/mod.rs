@@ -4,6 +4,7 @@ mod attached;
 mod fifos;
 mod input;
 mod output;
+mod patience;
 mod signals;
 mod terminal;
 

@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 use hull_sandbox::stdio::CriLog;
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::oneshot;
+
+use super::patience::{Waits, is_pipe};
 
 /// Bytes moved at once.
 const CHUNK: usize = 1 << 20;
@@ -18,32 +19,45 @@ const CHUNK: usize = 1 << 20;
 /// A thread that relays until it is told that nothing more will come.
 #[derive(Debug)]
 pub(crate) struct OutputRelay {
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Relayed>,
     last: PipeWriter,
+}
+
+/// What became of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Relayed {
+    /// All of it was written, or could not be, of which the reason was told.
+    Done,
+    /// Its reader did not take all of it while there was patience.
+    GivenUp,
 }
 
 impl OutputRelay {
     /// Starts to relay. Where the output cannot be written, `failed` gets the reason and the rest is
-    /// read and dropped.
+    /// read and dropped. After the end of [patience](super::patience::Patience) it is written as far as
+    /// that needs no wait.
     pub(crate) fn start(
         from: File,
         to: impl AsFd + Send + 'static,
         log: Option<LogCopy>,
         failed: oneshot::Sender<io::Error>,
+        impatient: PipeReader,
     ) -> io::Result<Self> {
         let (told, last) = io::pipe()?;
-        let relay = move || relay(from, &to, &told, log, failed);
+        let waits = Waits { told, impatient };
+        let relay = move || relay(from, &to, &waits, log, failed);
         let thread = std::thread::Builder::new().spawn(relay)?;
         Ok(Self { thread, last })
     }
 
     /// Relays what is in the FIFO, and ends.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(self) -> Relayed {
         drop(self.last);
-        if self.thread.join().is_err() {
+        self.thread.join().unwrap_or_else(|_| {
             // The panic has been reported; what it did not write is lost.
             eprintln!("hull: the output relay failed");
-        }
+            Relayed::Done
+        })
     }
 }
 
@@ -93,107 +107,70 @@ impl LogCopy {
 fn relay(
     mut from: File,
     to: &impl AsFd,
-    told: &PipeReader,
+    waits: &Waits,
     mut log: Option<LogCopy>,
     failed: oneshot::Sender<io::Error>,
-) {
-    let passed_on = pass_on(&mut from, to.as_fd(), told, &mut log);
+) -> Relayed {
+    let passed_on = pass_on(&mut from, to.as_fd(), waits, &mut log);
     if let Some(log) = log {
         log.finish();
     }
-    if let Err(error) = passed_on {
+    passed_on.unwrap_or_else(|error| {
         // Nobody listens any more when the process has ended.
         let _ = failed.send(error);
         let mut buffer = vec![0; CHUNK];
-        while readable(&from, told).unwrap_or(false) && from.read(&mut buffer).is_ok() {}
-    }
+        while waits.readable(&from).unwrap_or(false) && from.read(&mut buffer).is_ok() {}
+        Relayed::Done
+    })
 }
 
 fn pass_on(
     from: &mut File,
     to: BorrowedFd<'_>,
-    told: &PipeReader,
+    waits: &Waits,
     log: &mut Option<LogCopy>,
-) -> io::Result<()> {
+) -> io::Result<Relayed> {
     if log.is_some() || !is_pipe(to)? {
-        return copy(from, to, told, log);
+        return copy(from, to, waits, log);
     }
-    while readable(from, told)? {
-        match splice(&*from, None, to, None, CHUNK, SpliceFFlags::SPLICE_F_MOVE) {
+    // Where it waits, it shall see the end of patience, too.
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    while waits.readable(from)? {
+        match splice(&*from, None, to, None, CHUNK, flags) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => wait_writable(to)?,
+            Err(Errno::EAGAIN) => {
+                if !waits.writable(to)? {
+                    return Ok(Relayed::GivenUp);
+                }
+            }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(Relayed::Done)
 }
 
+/// Given up, it goes on with the log.
 fn copy(
     from: &mut File,
     to: BorrowedFd<'_>,
-    told: &PipeReader,
+    waits: &Waits,
     log: &mut Option<LogCopy>,
-) -> io::Result<()> {
+) -> io::Result<Relayed> {
     let mut buffer = vec![0; CHUNK];
-    while readable(from, told)? {
+    let mut relayed = Relayed::Done;
+    while waits.readable(from)? {
         let count = from.read(&mut buffer)?;
         if let Some(log) = log {
             log.write(&buffer[..count]);
         }
-        write_all(to, &buffer[..count])?;
-    }
-    Ok(())
-}
-
-/// Whether splice(2) may be used between a FIFO and this. Between pipes it moves pages; with anything
-/// else it holds the FIFO's lock for as long as the other side takes, so that the pod process at the
-/// FIFO's other end would stand still while a person types or a terminal is stopped.
-pub(super) fn is_pipe(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let mode = nix::sys::stat::fstat(fd)?.st_mode;
-    Ok(mode & libc::S_IFMT == libc::S_IFIFO)
-}
-
-/// Writes everything, to a descriptor that may have been made not to block.
-pub(super) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match nix::unistd::write(to, bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => wait_writable(to)?,
-            Err(error) => return Err(error.into()),
+        if relayed == Relayed::Done {
+            relayed = match waits.write_all(to, &buffer[..count])? {
+                true => Relayed::Done,
+                false => Relayed::GivenUp,
+            };
         }
     }
-    Ok(())
-}
-
-/// Waits until there is something to read, or until it is known that there will never be.
-fn readable(from: &File, told: &PipeReader) -> io::Result<bool> {
-    loop {
-        let mut fds = [
-            PollFd::new(from.as_fd(), PollFlags::POLLIN),
-            PollFd::new(told.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if fds[0].any().unwrap_or(false) {
-            return Ok(true);
-        }
-        if fds[1].any().unwrap_or(false) {
-            return Ok(false);
-        }
-    }
-}
-
-pub(super) fn wait_writable(to: BorrowedFd<'_>) -> io::Result<()> {
-    match poll(
-        &mut [PollFd::new(to, PollFlags::POLLOUT)],
-        PollTimeout::NONE,
-    ) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(relayed)
 }
 
 #[cfg(test)]
@@ -202,6 +179,7 @@ mod tests {
 
     use super::*;
     use crate::stdio::Fifos;
+    use crate::stdio::patience::Patience;
 
     fn fifo() -> (tempfile::TempDir, File, File) {
         let dir = tempfile::tempdir().unwrap();
@@ -214,6 +192,14 @@ mod tests {
         (dir, ours, writer)
     }
 
+    fn start(ours: File, out: impl AsFd + Send + 'static, log: Option<LogCopy>) -> OutputRelay {
+        // Without anybody who could end it, patience would end at once.
+        let (patience, impatient) = Patience::new().unwrap();
+        std::mem::forget(patience);
+        let (failed, _) = oneshot::channel();
+        OutputRelay::start(ours, out, log, failed, impatient).unwrap()
+    }
+
     fn pattern() -> Vec<u8> {
         (0..3_000_000_u32).map(|n| n.to_le_bytes()[0]).collect()
     }
@@ -222,10 +208,9 @@ mod tests {
     fn everything_that_was_written_before_the_end_arrives() {
         let (_dir, ours, mut writer) = fifo();
         let mut out = tempfile::tempfile().unwrap();
-        let (failed, _) = oneshot::channel();
-        let relay = OutputRelay::start(ours, out.try_clone().unwrap(), None, failed).unwrap();
+        let relay = start(ours, out.try_clone().unwrap(), None);
         writer.write_all(&pattern()).unwrap();
-        relay.finish();
+        assert_eq!(relay.finish(), Relayed::Done);
         let mut arrived = Vec::new();
         out.rewind().unwrap();
         out.read_to_end(&mut arrived).unwrap();
@@ -236,8 +221,7 @@ mod tests {
     fn a_pipe_gets_everything_too() {
         let (_dir, ours, mut writer) = fifo();
         let (mut reader, out) = io::pipe().unwrap();
-        let (failed, _) = oneshot::channel();
-        let relay = OutputRelay::start(ours, out, None, failed).unwrap();
+        let relay = start(ours, out, None);
         let reading = std::thread::spawn(move || {
             let mut arrived = Vec::new();
             reader.read_to_end(&mut arrived).unwrap();
@@ -254,9 +238,7 @@ mod tests {
         let path = dir.path().join("log");
         let log = Arc::new(Mutex::new(CriLog::open(&path).unwrap()));
         let (mut reader, out) = io::pipe().unwrap();
-        let (failed, _) = oneshot::channel();
-        let copy = LogCopy::new(log, "stdout");
-        let relay = OutputRelay::start(ours, out, Some(copy), failed).unwrap();
+        let relay = start(ours, out, Some(LogCopy::new(log, "stdout")));
         writer.write_all(b"one\ntwo").unwrap();
         relay.finish();
         let mut shown = String::new();
@@ -274,12 +256,52 @@ mod tests {
         let (_dir, ours, mut writer) = fifo();
         let (reader, out) = io::pipe().unwrap();
         drop(reader);
+        let (_patience, impatient) = Patience::new().unwrap();
         let (failed, mut told) = oneshot::channel();
-        let relay = OutputRelay::start(ours, out, None, failed).unwrap();
+        let relay = OutputRelay::start(ours, out, None, failed, impatient).unwrap();
         // More than the FIFO holds: it is read although nobody wants it.
         writer.write_all(&pattern()).unwrap();
         relay.finish();
         let error = told.try_recv().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// Relays `bytes` to a pipe that nobody reads, with patience that has ended. Returns also what the
+    /// pipe took.
+    fn unread(bytes: &[u8], log: Option<LogCopy>) -> (Relayed, Vec<u8>) {
+        let (_dir, ours, mut writer) = fifo();
+        let (mut reader, out) = io::pipe().unwrap();
+        let (patience, impatient) = Patience::new().unwrap();
+        let (failed, _) = oneshot::channel();
+        let relay = OutputRelay::start(ours, out, log, failed, impatient).unwrap();
+        writer.write_all(bytes).unwrap();
+        drop(patience);
+        let relayed = relay.finish();
+        let mut taken = Vec::new();
+        reader.read_to_end(&mut taken).unwrap();
+        (relayed, taken)
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_is_given_up_with_patience() {
+        // More than the pipe takes, and less than the FIFO has room for.
+        let bytes = &pattern()[..300_000];
+        let (relayed, taken) = unread(bytes, None);
+        assert_eq!(relayed, Relayed::GivenUp);
+        assert!(!taken.is_empty() && bytes.starts_with(&taken));
+        assert_eq!(unread(b"little", None), (Relayed::Done, b"little".to_vec()));
+    }
+
+    #[test]
+    fn the_log_gets_what_the_reader_did_not_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Arc::new(Mutex::new(CriLog::open(&path).unwrap()));
+        let bytes = b"a line\n".repeat(50_000);
+        let (relayed, taken) = unread(&bytes, Some(LogCopy::new(log, "stdout")));
+        assert_eq!(relayed, Relayed::GivenUp);
+        assert!(!taken.is_empty() && bytes.starts_with(&taken));
+        let logged = std::fs::read_to_string(path).unwrap();
+        assert_eq!(logged.lines().count(), 50_000);
     }
 }

@@ -61,6 +61,17 @@ impl Signals {
         .await
     }
 
+    /// Lets them end this program again. For when there is nothing left to do but to say how it went, as
+    /// nobody may read that.
+    pub(crate) fn let_go(&self) {
+        for (number, _) in &self.passed_on {
+            let number = i32::try_from(*number).unwrap_or_default();
+            // SAFETY: the default action runs no code of this program. What the runtime keeps for its own
+            // handler is only not used any more.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+    }
+
     /// The next one that asks this program to end; others go by.
     pub(crate) async fn interrupted(&mut self) -> u32 {
         loop {
