@@ -10,4 +10,5 @@ pub mod fs;
 pub mod isolation;
 pub mod net;
 pub mod process;
+pub mod program;
 pub mod vsock;

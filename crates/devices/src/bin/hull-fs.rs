@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use hull_devices::program::{self, SandboxOption};
 use hull_devices::{fs, process};
 
 /// Shares a directory with a virtual machine by virtio-fs
@@ -46,9 +47,8 @@ struct Arguments {
     /// Threads that serve requests; 0 serves one after the other
     #[arg(long, value_name = "N", default_value_t = 0)]
     thread_pool_size: usize,
-    /// Sandbox to enter before anything is read from the VMM
-    #[arg(long, value_enum, default_value_t = Sandbox::Namespace)]
-    sandbox: Sandbox,
+    #[command(flatten)]
+    sandbox: SandboxOption,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,21 +61,8 @@ enum Cache {
     Always,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Sandbox {
-    /// Namespaces, a root of its own, few capabilities, a system call filter
-    Namespace,
-    /// None, for debugging
-    None,
-}
-
 fn main() {
-    process::use_one_heap();
-    process::log_to_stderr("hull-fs");
-    if let Err(error) = run(Arguments::parse()) {
-        eprintln!("hull-fs: {error:#}");
-        std::process::exit(1);
-    }
+    program::main("hull-fs", run);
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -98,7 +85,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         posix_acl: arguments.posix_acl,
         squash_ids: arguments.squash_ids,
         thread_pool_size: arguments.thread_pool_size,
-        sandboxed: arguments.sandbox == Sandbox::Namespace,
+        sandboxed: arguments.sandbox.is_on(),
     };
     fs::serve(options, listener)?;
     Ok(())

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use anyhow::Context;
 use clap::Parser;
 use hull_devices::net::filter::Link;
+use hull_devices::program::{self, SandboxOption};
 use hull_devices::{net, process};
 
 /// Passes Ethernet frames between a virtual machine and passt, except for those that would reach the
@@ -34,21 +35,15 @@ struct Arguments {
     /// The guest's IPv6 gateway, a link-local address
     #[arg(long, value_name = "ADDRESS", requires = "guest6")]
     gateway6: Option<Ipv6Addr>,
-    /// Do without the sandbox, for debugging
-    #[arg(long)]
-    no_sandbox: bool,
+    #[command(flatten)]
+    sandbox: SandboxOption,
 }
 
 fn main() {
-    process::use_one_heap();
-    process::log_to_stderr("hull-net");
-    if let Err(error) = run(&Arguments::parse()) {
-        eprintln!("hull-net: {error:#}");
-        std::process::exit(1);
-    }
+    program::main("hull-net", run);
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
+fn run(arguments: Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(
         arguments.guest_fd != arguments.host_fd,
         "--guest-fd and --host-fd are the same"
@@ -63,6 +58,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         v4: arguments.guest4.zip(arguments.gateway4),
         v6: arguments.guest6.zip(arguments.gateway6),
     };
-    net::serve(link, guest, host, !arguments.no_sandbox)?;
+    net::serve(link, guest, host, arguments.sandbox.is_on())?;
     Ok(())
 }

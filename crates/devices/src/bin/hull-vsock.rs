@@ -4,7 +4,8 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use hull_devices::program::{self, SandboxOption};
 use hull_devices::{process, vsock};
 
 /// Connects Unix sockets with a virtual machine's vsock
@@ -30,26 +31,12 @@ struct Arguments {
     /// The guest's address on its vsock
     #[arg(long, value_name = "CID", default_value_t = 3)]
     guest_cid: u64,
-    /// Sandbox to enter before anything is read from the VMM
-    #[arg(long, value_enum, default_value_t = Sandbox::Namespace)]
-    sandbox: Sandbox,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Sandbox {
-    /// Namespaces, the socket's directory as root, no capabilities, a system call filter
-    Namespace,
-    /// None, for debugging
-    None,
+    #[command(flatten)]
+    sandbox: SandboxOption,
 }
 
 fn main() {
-    process::use_one_heap();
-    process::log_to_stderr("hull-vsock");
-    if let Err(error) = run(Arguments::parse()) {
-        eprintln!("hull-vsock: {error:#}");
-        std::process::exit(1);
-    }
+    program::main("hull-vsock", run);
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -68,7 +55,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = vsock::Options {
         guest_cid: arguments.guest_cid,
         uds: arguments.uds,
-        sandboxed: arguments.sandbox == Sandbox::Namespace,
+        sandboxed: arguments.sandbox.is_on(),
     };
     vsock::serve(&options, vhost_listener, host_listener)?;
     Ok(())
