@@ -73,7 +73,7 @@ lint: deps ## formatting, clippy, dependency licences and advisories, shell scri
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	if cargo deny --version > /dev/null 2>&1; then cargo deny --locked check; else echo "lint: no cargo-deny here, skipped"; fi
-	if command -v shellcheck > /dev/null; then shellcheck -x --severity=warning $(SCRIPTS); else echo "lint: no shellcheck here, skipped"; fi
+	shellcheck -x --severity=warning $(SCRIPTS)
 
 fuzz: deps ## build the fuzz targets and run each for FUZZ_SECONDS
 	@fuzz/run $(FUZZ_SECONDS)
