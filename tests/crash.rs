@@ -1,12 +1,12 @@
-//! A guest whose first process ends. Nothing in a running guest can bring the agent to that, so another
-//! program takes its place.
+//! A guest whose first process ends: by itself, which the agent never does, so that another program takes its
+//! place; or because somebody who is root in the guest, and not only in a container, has killed it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::traces::processes_with;
-use harness::{Hull, program, run_arguments};
+use harness::{Hull, Outcome, program, run_arguments};
 
 /// The directory with the guest that the build made.
 fn guest() -> PathBuf {
@@ -41,9 +41,21 @@ fn guest_with(script: &str) -> tempfile::TempDir {
     dir
 }
 
-fn run(hull: &Hull, guest: &Path) -> harness::Outcome {
+fn run(hull: &Hull, guest: &Path) -> Outcome {
     let mut command = hull.command(run_arguments(&[], &["true"]));
-    harness::Outcome(command.env("HULL_GUEST", guest).output().expect("hull"))
+    Outcome(command.env("HULL_GUEST", guest).output().expect("hull"))
+}
+
+/// Checks that a guest's end was reported with `clues`, and that nothing is left of it.
+fn assert_reported(hull: &Hull, outcome: &Outcome, clues: &[&str]) {
+    let said = outcome.stderr();
+    assert_eq!(outcome.code(), 125, "{said}");
+    for clue in clues {
+        assert!(said.contains(clue), "{clue:?} is not in {said}");
+    }
+    let left = processes_with(&hull.root().display().to_string());
+    assert!(left.is_empty(), "{left:#?}");
+    assert_eq!(hull.hull(["ps", "-a", "-q"]).ok(), "");
 }
 
 #[test]
@@ -51,15 +63,35 @@ fn an_agent_that_ends_is_reported_with_the_guests_last_words() {
     let hull = Hull::new();
     // Changing the terminal's settings waits until all is printed, as the kernel does not.
     let guest = guest_with("echo this agent gives up; /bin/busybox stty sane; exit 3");
-    let outcome = run(&hull, guest.path());
-    let said = outcome.stderr();
-    assert_eq!(outcome.code(), 125, "{said}");
-    assert!(said.contains("this agent gives up"), "{said}");
-    assert!(
-        said.contains("Attempted to kill init! exitcode=0x00000300"),
-        "{said}"
+    let clues = [
+        "this agent gives up",
+        "Attempted to kill init! exitcode=0x00000300",
+    ];
+    assert_reported(&hull, &run(&hull, guest.path()), &clues);
+}
+
+/// Lets the guest's kernel start a program outside of the container: the one that takes core dumps. PID 1 gets
+/// no signal that would end it, so its code is overwritten. The container's end wakes it.
+const KILL_THE_AGENT: &str = r#"
+cat > /kill << 'END'
+busybox=/proc/$1/root/bin/busybox
+start=$($busybox sed -n '/ r-xp /{s/-.*//p;q}' /proc/1/maps)
+$busybox dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$((0x$start / 4096)) conv=notrunc
+END
+echo '|/proc/%P/root/bin/busybox sh /proc/%P/root/kill %P' > /proc/sys/kernel/core_pattern
+echo 1 > /proc/sys/kernel/core_pipe_limit
+sh -c 'kill -SEGV $$'
+exit
+"#;
+
+#[test]
+fn an_agent_that_is_killed_in_a_running_guest_is_reported() {
+    let hull = Hull::new();
+    let script = ["sh", "-c", KILL_THE_AGENT];
+    let outcome = hull.run(&["--privileged"], &script);
+    assert_reported(
+        &hull,
+        &outcome,
+        &["Attempted to kill init! exitcode=0x0000000"],
     );
-    let left = processes_with(&hull.root().display().to_string());
-    assert!(left.is_empty(), "{left:#?}");
-    assert_eq!(hull.hull(["ps", "-a", "-q"]).ok(), "");
 }
