@@ -29,8 +29,13 @@ impl OverlayXattr {
     /// When the file system has no extended attributes at all.
     pub fn probe(dir: &Path) -> std::io::Result<Self> {
         let set = |kind: Self| {
-            let result = rustix::fs::lsetxattr(dir, kind.opaque_name(), b"n", XattrFlags::empty());
-            result.and_then(|()| rustix::fs::lremovexattr(dir, kind.opaque_name()))
+            let name = kind.opaque_name();
+            rustix::fs::lsetxattr(dir, name, b"n", XattrFlags::empty())?;
+            match rustix::fs::lremovexattr(dir, name) {
+                // Another process, which asks the same, was faster.
+                Err(Errno::NODATA) => Ok(()),
+                removed => removed,
+            }
         };
         match set(Self::Trusted) {
             Ok(()) => Ok(Self::Trusted),
@@ -194,4 +199,24 @@ pub(super) fn set_xattrs(
         }
     }
     Ok(skipped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_ask_at_the_same_time_get_the_same_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let alone = OverlayXattr::probe(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        assert_eq!(OverlayXattr::probe(dir.path()).unwrap(), alone);
+                    }
+                });
+            }
+        });
+    }
 }
