@@ -68,11 +68,15 @@ images: deps
 bench: build guest ## measure side by side what Hull costs (BENCH="--runs 5 --only start")
 	cargo run --locked --release --package hull-bench -- $(BENCH)
 
-lint: deps ## formatting, clippy, dependency licences and advisories, shell scripts
+lint: ## formatting, clippy, dependency licences and advisories, shell scripts
+	@.ci/deps lint
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	if cargo deny --version > /dev/null 2>&1; then cargo deny --locked check; else echo "lint: no cargo-deny here, skipped"; fi
+	cargo deny --locked check licenses bans sources
+	@# The advisories come from a host that is not reachable everywhere.
+	@if timeout 120 cargo deny --locked fetch db; then cargo deny --locked check advisories; \
+	else echo "lint: the advisories cannot be fetched and are NOT checked"; fi
 	shellcheck -x --severity=warning $(SCRIPTS)
 
 fuzz: deps ## build the fuzz targets and run each for FUZZ_SECONDS
