@@ -189,7 +189,7 @@ fn configure_interface(
     }
     for address in addresses {
         netlink
-            .add_address(link.index, address)
+            .add_address(link.index, address, interface.no_prefix_routes)
             .map_err(AgentError::io(format!(
                 "give {address} to interface {name}"
             )))?;

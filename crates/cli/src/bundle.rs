@@ -141,6 +141,7 @@ pub(crate) fn pod_config(
         memory_mib,
         guest: GuestFiles::find()?,
         network,
+        placeholder: None,
         single: Some(SingleContainer {
             exit_file: dir.exit(),
             remove: args.rm.then(|| dir.data.clone()),

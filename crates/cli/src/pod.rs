@@ -8,7 +8,7 @@ use containerd_shim_protos::shim_async::TaskClient;
 use containerd_shim_protos::types::mount::Mount;
 use hull_sandbox::mount::MountSpec;
 use hull_sandbox::stdio::StdioConfig;
-use hull_shim::client::{ClientError, PodProcess};
+use hull_shim::client::{ClientError, PodProcess, Start};
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
 use ttrpc::context::{self, Context};
@@ -95,7 +95,11 @@ impl Pod {
         id: &str,
         lifeline: Option<OwnedFd>,
     ) -> Result<Self> {
-        let process = PodProcess::start(state_dir, lifeline).await?;
+        let start = Start {
+            lifeline,
+            ..Start::default()
+        };
+        let process = PodProcess::start(state_dir, start).await?;
         Ok(Self {
             process,
             id: id.to_owned(),
@@ -257,6 +261,7 @@ impl Pod {
     pub(crate) async fn shutdown(&self) {
         let request = api::ShutdownRequest {
             id: self.id.clone(),
+            now: true,
             ..Default::default()
         };
         // A pod process that does not answer has ended, or is about to; it is waited for next.

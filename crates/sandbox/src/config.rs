@@ -29,6 +29,8 @@ pub struct PodConfig {
     pub guest: GuestFiles,
     /// The pod's network.
     pub network: NetworkConfig,
+    /// The container that stands for the whole pod with its engine. There is no process in it.
+    pub placeholder: Option<String>,
     /// The pod lives as long as its only container: what `hull run` asks for. Otherwise the pod ends
     /// when it is told to.
     pub single: Option<SingleContainer>,
@@ -74,6 +76,12 @@ pub enum NetworkConfig {
     Nat {
         /// Host ports that lead into the pod.
         publish: Vec<PublishedPort>,
+    },
+    /// A network namespace that the engine has made and filled: the guest takes the place of its
+    /// interfaces.
+    Namespace {
+        /// The namespace's file.
+        path: PathBuf,
     },
 }
 

@@ -203,6 +203,13 @@ pub(crate) struct Files {
 }
 
 impl Files {
+    /// Of a container without files.
+    pub(crate) fn none(share: &Path, id: &str) -> Self {
+        Self {
+            dir: share.join(id),
+        }
+    }
+
     /// Mounts the root and the bind mounts. When it fails, nothing is left.
     pub(crate) fn mount(share: &Path, container: &PreparedContainer) -> Result<Self, SandboxError> {
         let files = Self {

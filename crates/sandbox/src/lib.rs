@@ -22,5 +22,6 @@ pub use config::{
 pub use container::{Container, CreateContainer, PreparedContainer};
 pub use error::SandboxError;
 pub use hull_seccomp::SeccompError;
-pub use pod::{End, Pod, live_vmm};
+pub use pod::{End, Pod, destroy, live_vmm};
 pub use process::{ExitRecord, ExitStatus, Process};
+pub use spec::read_bundle as bundle_spec;

@@ -19,7 +19,7 @@ use crate::network::PodNetwork;
 use crate::process::{ExitStatus, Process};
 use crate::share::Share;
 
-pub use record::live_vmm;
+pub use record::{destroy, live_vmm};
 
 /// A pod whose guest runs.
 #[derive(Debug)]

@@ -72,13 +72,17 @@ pub(crate) struct TaskRecord {
     exit: Option<ExitStatus>,
     /// For a process that was added and not started yet.
     process: Option<String>,
+    placeholder: bool,
 }
 
-/// A process in the guest.
+/// A process in the guest, or one that stands for none.
 #[derive(Debug)]
 pub struct Process {
     container_id: String,
     exec_id: String,
+    /// Init of a container that only holds a pod together for its engine: the guest does that by
+    /// itself, so there is no such process, only its states.
+    placeholder: bool,
     stdio: StdioConfig,
     tokens: Tokens,
     /// The OCI `process` object of an added process.
@@ -88,9 +92,26 @@ pub struct Process {
     streams: Streams,
 }
 
+const SIGINT: u32 = 2;
 const SIGKILL: u32 = 9;
+const SIGTERM: u32 = 15;
 
 impl Process {
+    /// Init of a container without a program.
+    pub(crate) fn placeholder(container_id: &str, stdio: StdioConfig) -> Self {
+        Self {
+            container_id: container_id.to_owned(),
+            exec_id: String::new(),
+            placeholder: true,
+            stdio,
+            tokens: Tokens::default(),
+            process: None,
+            status: Mutex::new(Status::Created),
+            exit: watch::Sender::new(None),
+            streams: Streams::default(),
+        }
+    }
+
     /// A process that is not in the guest yet.
     pub(crate) fn new(
         container_id: &str,
@@ -114,6 +135,7 @@ impl Process {
         Ok(Self {
             container_id: container_id.to_owned(),
             exec_id: exec_id.to_owned(),
+            placeholder: false,
             stdio,
             tokens,
             process,
@@ -127,6 +149,7 @@ impl Process {
         Self {
             container_id: container_id.to_owned(),
             exec_id: record.exec_id,
+            placeholder: record.placeholder,
             stdio: record.stdio,
             tokens: record.tokens,
             process: record.process,
@@ -144,7 +167,13 @@ impl Process {
             status: self.status(),
             exit: *self.exit.borrow(),
             process: self.process.clone(),
+            placeholder: self.placeholder,
         }
+    }
+
+    /// Whether it is in the guest.
+    pub(crate) fn is_placeholder(&self) -> bool {
+        self.placeholder
     }
 
     /// Empty for a container's init.
@@ -289,6 +318,10 @@ impl Process {
         signal: u32,
         all: bool,
     ) -> Result<(), SandboxError> {
+        if self.placeholder {
+            self.signal_placeholder(signal);
+            return Ok(());
+        }
         if signal == SIGKILL {
             self.streams.hurry();
         }
@@ -308,6 +341,20 @@ impl Process {
             action: "signal a process",
             source,
         })
+    }
+
+    /// What a program would do that only waits to be told to end.
+    fn signal_placeholder(&self, signal: u32) {
+        let code = match signal {
+            SIGKILL => 128 + SIGKILL,
+            SIGINT | SIGTERM => 0,
+            _ => return,
+        };
+        self.end(ExitStatus {
+            code,
+            at_ns: now_ns(),
+            oom_killed: false,
+        });
     }
 
     /// Gives the process's terminal another size, in characters.

@@ -51,7 +51,7 @@ async fn connect(
     config: &NetworkConfig,
     run_dir: &Path,
 ) -> Result<(PodNetwork, UnixStream), NetworkError> {
-    let (pending, mut devices) = PendingNetwork::new(config)?;
+    let (pending, mut devices) = PendingNetwork::new(config).await?;
     let Some(Device::NetStream { socket, .. }) = devices.pop() else {
         panic!("a network has a stream device");
     };

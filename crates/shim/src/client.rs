@@ -44,6 +44,28 @@ fn host(action: impl Into<String>) -> impl FnOnce(io::Error) -> ClientError {
     move |source| ClientError::Host { action, source }
 }
 
+/// How a pod process is started.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// The read end of a pipe whose writer's end ends the pod, unless a byte was written.
+    pub lifeline: Option<OwnedFd>,
+    /// The engine that wants the pod.
+    pub engine: Option<Engine>,
+}
+
+/// The engine that a pod process works for.
+#[derive(Debug)]
+pub struct Engine {
+    /// Its namespace.
+    pub namespace: String,
+    /// Socket of its Events service.
+    pub events: Option<PathBuf>,
+    /// FIFO from which it reads the pod process's log.
+    pub log: PathBuf,
+    /// It wants to read more of it.
+    pub debug: bool,
+}
+
 /// A connection to a pod process.
 #[derive(Clone)]
 pub struct PodProcess {
@@ -69,14 +91,13 @@ pub fn socket(state_dir: &Path) -> PathBuf {
 
 impl PodProcess {
     /// Starts a pod process for the `pod.json` in `state_dir` and connects to it. It lives on when
-    /// this process ends, unless the writer of `lifeline` (the read end of a pipe) closes it without
-    /// having written a byte.
+    /// this process ends, unless a lifeline says otherwise.
     ///
     /// # Errors
     /// When the program is missing or cannot be started.
-    pub async fn start(state_dir: &Path, lifeline: Option<OwnedFd>) -> Result<Self, ClientError> {
-        let pid = spawn(state_dir, lifeline, false)?;
-        Self::dial(state_dir, Some(pid)).await
+    pub async fn start(state_dir: &Path, start: Start) -> Result<Self, ClientError> {
+        let pid = spawn(state_dir, start, false)?;
+        Self::reach(state_dir, Some(pid)).await
     }
 
     /// Connects to the pod process of `state_dir`; when it is gone and its virtual machine is not,
@@ -85,17 +106,25 @@ impl PodProcess {
     /// # Errors
     /// [`ClientError::NotRunning`] when there is no pod any more.
     pub async fn connect(state_dir: &Path) -> Result<Self, ClientError> {
-        match Self::dial(state_dir, None).await {
+        match Self::dial(state_dir).await {
             Ok(pod) => Ok(pod),
             Err(_) if hull_sandbox::live_vmm(state_dir).is_some() => {
-                let pid = spawn(state_dir, None, true)?;
-                Self::dial(state_dir, Some(pid)).await
+                let pid = spawn(state_dir, Start::default(), true)?;
+                Self::reach(state_dir, Some(pid)).await
             }
             Err(_) => Err(ClientError::NotRunning(state_dir.to_owned())),
         }
     }
 
-    async fn dial(state_dir: &Path, pid: Option<u32>) -> Result<Self, ClientError> {
+    /// Connects to the pod process of `state_dir`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn dial(state_dir: &Path) -> Result<Self, ClientError> {
+        Self::reach(state_dir, None).await
+    }
+
+    async fn reach(state_dir: &Path, pid: Option<u32>) -> Result<Self, ClientError> {
         let socket = socket(state_dir);
         let stream = UnixStream::connect(&socket)
             .await
@@ -138,7 +167,7 @@ fn watch(pid: u32) -> Option<Process> {
     Process::attach(record, PROGRAM).ok()
 }
 
-fn spawn(state_dir: &Path, lifeline: Option<OwnedFd>, attach: bool) -> Result<u32, ClientError> {
+fn spawn(state_dir: &Path, start: Start, attach: bool) -> Result<u32, ClientError> {
     let program = find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
         program: PROGRAM.to_owned(),
         advice: "it belongs beside hull: install Hull again",
@@ -160,12 +189,24 @@ fn spawn(state_dir: &Path, lifeline: Option<OwnedFd>, attach: bool) -> Result<u3
     if attach {
         command.arg("--attach");
     }
-    if let Some(lifeline) = &lifeline {
+    if let Some(lifeline) = &start.lifeline {
         command
             .arg("--lifeline-fd")
             .arg(lifeline.as_raw_fd().to_string());
     }
-    command.preserved_fds(lifeline.into_iter().chain([listener]).collect());
+    if let Some(engine) = start.engine {
+        command.args(["--namespace", &engine.namespace]);
+        if let Some(events) = engine.events {
+            command.arg("--events").arg(events);
+        }
+        command.arg("--log-fifo").arg(engine.log);
+        if engine.debug {
+            command.env("HULL_LOG", "debug");
+        }
+        // The bundle goes before the pod process does.
+        command.current_dir("/");
+    }
+    command.preserved_fds(start.lifeline.into_iter().chain([listener]).collect());
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,5 +1,6 @@
 //! The pod process: from its start to the last trace of its pod.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -14,11 +15,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
+use ttrpc::asynchronous::{Server, Service};
 
+use crate::events::{self, Events};
 use crate::rpc_status::chain;
-use crate::service::{Stage, TaskService};
+use crate::service::{self, Stage, TaskService};
 
 /// What a pod process is started with.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Options {
     pub lifeline: Option<RawFd>,
     /// Take over the pod of a pod process that is gone.
     pub attach: bool,
+    /// Who is told of events.
+    pub events: Option<events::Address>,
 }
 
 /// Why a pod process failed.
@@ -96,7 +100,20 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let config = PodConfig::read(&options.state_dir)?;
     let (stage, stage_seen) = watch::channel(Stage::Booting);
     let shutdown = Arc::new(Notify::new());
-    let service = TaskService::new(stage_seen.clone(), Arc::clone(&shutdown));
+    let (events, publisher) = match options.events {
+        Some(address) => {
+            let (events, publisher) = Events::to(address);
+            (events, Some(publisher))
+        }
+        None => (Events::to_nobody(), None),
+    };
+    let placeholder = config.placeholder.clone();
+    let service = TaskService::new(
+        stage_seen.clone(),
+        Arc::clone(&shutdown),
+        events.clone(),
+        placeholder,
+    );
     let mut server = serve(options.socket, service).await?;
     let mut terminate = signal(SignalKind::terminate()).map_err(host("watch for SIGTERM"))?;
     let lifeline = Lifeline::new(options.lifeline)?;
@@ -109,6 +126,9 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         match pod {
             Ok(pod) => {
                 stage.send_replace(Stage::Up(Arc::clone(&pod)));
+                if events.are_heard() {
+                    tokio::spawn(service::tell_of_ooms(Arc::clone(&pod), events));
+                }
                 container_end(&config, &pod).await
             }
             Err(error) => {
@@ -135,6 +155,9 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let cleaned = clean_up(&options.state_dir, config.single.as_ref());
     // Last: to a client the end of its connection says that nothing is left.
     server.shutdown().await.map_err(DaemonError::Serve)?;
+    if let Some(publisher) = publisher {
+        publisher.finish().await;
+    }
     cleaned?;
     outcome.stopped.map_err(DaemonError::from)
 }
@@ -194,11 +217,22 @@ async fn serve(socket: RawFd, service: TaskService) -> Result<Server, DaemonErro
         let stream = listener.accept().await.map(|(stream, _)| stream);
         Some((stream, listener))
     });
+    let service = Arc::new(service);
     let mut server = Server::new()
-        .register_service(create_task(Arc::new(service)))
+        .register_service(create_task(service.clone()))
+        .register_service(as_version_2(create_task(service)))
         .add_listener(Listener::new(accept));
     server.start().await.map_err(DaemonError::Serve)?;
     Ok(server)
+}
+
+/// The same calls under the name that containerd before 2.0 knows: only the package's name differs.
+fn as_version_2(services: HashMap<String, Service>) -> HashMap<String, Service> {
+    let rename = |name: String| name.replace(".task.v3.", ".task.v2.");
+    services
+        .into_iter()
+        .map(|(name, service)| (rename(name), service))
+        .collect()
 }
 
 /// A descriptor that was handed to this process, and is handed on to none: a helper that outlives the

@@ -1,10 +1,14 @@
 //! The pod process and its clients.
 //!
 //! One pod process per pod owns the [`Pod`](hull_sandbox::Pod) and serves containerd's Task API
-//! (`containerd.task.v3.Task`, ttrpc over a Unix socket). [`daemon`] is the process, [`service`] the
-//! API, [`client`] what `hull` uses to start and to reach one.
+//! (`containerd.task.v3.Task` and its predecessor, ttrpc over a Unix socket). [`daemon`] is the
+//! process, [`service`] the API, [`events`] what containerd is told unasked, [`client`] what `hull`
+//! uses to start and to reach one, and [`engine`] what containerd uses for that.
 
 pub mod client;
 pub mod daemon;
+pub mod engine;
+pub mod events;
+pub mod log;
 mod rpc_status;
 pub mod service;

@@ -1,14 +1,17 @@
-//! containerd's Task API, version 3, for one pod.
+//! containerd's Task API for one pod.
 
+mod told;
+
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
-    self, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
-    DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest,
-    PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse,
-    StateRequest, StateResponse, StatsRequest, StatsResponse, Status as TaskStatus,
-    UpdateTaskRequest, WaitRequest, WaitResponse,
+    self, CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse,
+    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, ExecProcessRequest,
+    KillRequest, PauseRequest, PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest,
+    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+    StatsResponse, Status as TaskStatus, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -17,11 +20,15 @@ use containerd_shim_protos::shim_async::Task;
 use hull_sandbox::mount::MountSpec;
 use hull_sandbox::state::Status;
 use hull_sandbox::stdio::StdioConfig;
-use hull_sandbox::{CreateContainer, ExitStatus, Pod, SandboxError};
+use hull_sandbox::{CreateContainer, ExitStatus, Pod, Process, SandboxError};
 use tokio::sync::{Notify, watch};
 use ttrpc::r#async::TtrpcContext;
 
+use crate::events::Events;
 use crate::rpc_status::rpc_error;
+use told::Told;
+
+pub use told::tell_of_ooms;
 
 /// How far the pod is: calls wait for its guest.
 #[derive(Debug, Clone)]
@@ -39,6 +46,9 @@ pub enum Stage {
 pub struct TaskService {
     stage: watch::Receiver<Stage>,
     shutdown: Arc<Notify>,
+    told: Told,
+    /// The container that stands for the pod.
+    placeholder: Option<String>,
 }
 
 type Rpc<T> = ttrpc::Result<T>;
@@ -48,9 +58,20 @@ const METRICS_TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
 
 impl TaskService {
     /// Serves the pod that `stage` tells of; `shutdown` is notified when a client asks for the end.
+    /// `placeholder` is the container that stands for the pod, if there is one.
     #[must_use]
-    pub fn new(stage: watch::Receiver<Stage>, shutdown: Arc<Notify>) -> Self {
-        Self { stage, shutdown }
+    pub fn new(
+        stage: watch::Receiver<Stage>,
+        shutdown: Arc<Notify>,
+        events: Events,
+        placeholder: Option<String>,
+    ) -> Self {
+        Self {
+            stage,
+            shutdown,
+            told: Told::new(events),
+            placeholder,
+        }
     }
 
     async fn pod(&self) -> Rpc<Arc<Pod>> {
@@ -73,7 +94,7 @@ fn host_pid(pod: &Pod) -> u32 {
     u32::try_from(pod.pid()).unwrap_or_default()
 }
 
-fn timestamp(exit: &ExitStatus) -> MessageField<Timestamp> {
+pub(crate) fn timestamp(exit: &ExitStatus) -> MessageField<Timestamp> {
     MessageField::some(Timestamp {
         seconds: exit.at_ns.div_euclid(1_000_000_000),
         nanos: i32::try_from(exit.at_ns.rem_euclid(1_000_000_000)).unwrap_or_default(),
@@ -87,6 +108,30 @@ fn stdio(stdin: String, stdout: String, stderr: String, terminal: bool) -> Stdio
         stdout,
         stderr,
         terminal,
+    }
+}
+
+async fn process(pod: &Pod, id: &str, exec_id: &str) -> Rpc<Arc<Process>> {
+    let container = pod.container(id).await.map_err(|e| rpc_error(&e))?;
+    container.process(exec_id).map_err(|e| rpc_error(&e))
+}
+
+fn create_container(request: &CreateTaskRequest) -> CreateContainer {
+    let rootfs = request.rootfs.iter().map(|mount| MountSpec {
+        kind: mount.type_.clone(),
+        source: mount.source.clone(),
+        options: mount.options.clone(),
+    });
+    CreateContainer {
+        id: request.id.clone(),
+        bundle: Path::new(&request.bundle).to_owned(),
+        rootfs: rootfs.collect(),
+        stdio: stdio(
+            request.stdin.clone(),
+            request.stdout.clone(),
+            request.stderr.clone(),
+            request.terminal,
+        ),
     }
 }
 
@@ -136,26 +181,19 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> Rpc<CreateTaskResponse> {
-        let rootfs = request.rootfs.into_iter().map(|mount| MountSpec {
-            kind: mount.type_,
-            source: mount.source,
-            options: mount.options,
-        });
-        let create = CreateContainer {
-            id: request.id,
-            bundle: request.bundle.into(),
-            rootfs: rootfs.collect(),
-            stdio: stdio(
-                request.stdin,
-                request.stdout,
-                request.stderr,
-                request.terminal,
-            ),
+        let create = create_container(&request);
+        let container = if self.placeholder.as_deref() == Some(&request.id) {
+            let pod = self.pod().await?;
+            pod.create_placeholder(create).await
+        } else {
+            // While the guest boots.
+            let prepared = create.prepare().await.map_err(|e| rpc_error(&e))?;
+            let pod = self.pod().await?;
+            pod.create(prepared).await
         };
-        // While the guest boots.
-        let prepared = create.prepare().await.map_err(|e| rpc_error(&e))?;
+        let container = container.map_err(|e| rpc_error(&e))?;
         let pod = self.pod().await?;
-        pod.create(prepared).await.map_err(|e| rpc_error(&e))?;
+        self.told.created(&pod, &container, &request).await;
         Ok(CreateTaskResponse {
             pid: host_pid(&pod),
             ..Default::default()
@@ -164,9 +202,15 @@ impl Task for TaskService {
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Rpc<StartResponse> {
         let pod = self.pod().await?;
-        pod.start_process(&request.id, &request.exec_id)
-            .await
-            .map_err(|e| rpc_error(&e))?;
+        let process = process(&pod, &request.id, &request.exec_id).await?;
+        let start = async {
+            pod.start_process(&request.id, &request.exec_id)
+                .await
+                .map_err(|e| rpc_error(&e))
+        };
+        self.told
+            .starting(&pod, &request.id, &process, start)
+            .await?;
         Ok(StartResponse {
             pid: host_pid(&pod),
             ..Default::default()
@@ -180,6 +224,7 @@ impl Task for TaskService {
             .await
             .map_err(|e| rpc_error(&e))?;
         let exit = process.exit().unwrap_or_else(ExitStatus::killed);
+        self.told.deleted(&pod, &request.id, &process, &exit).await;
         Ok(DeleteResponse {
             pid: host_pid(&pod),
             exit_status: exit.code,
@@ -205,12 +250,14 @@ impl Task for TaskService {
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Rpc<api::Empty> {
         let pod = self.pod().await?;
         pod.pause(&request.id).await.map_err(|e| rpc_error(&e))?;
+        self.told.paused(&request.id);
         Ok(api::Empty::default())
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Rpc<api::Empty> {
         let pod = self.pod().await?;
         pod.resume(&request.id).await.map_err(|e| rpc_error(&e))?;
+        self.told.resumed(&request.id);
         Ok(api::Empty::default())
     }
 
@@ -236,6 +283,7 @@ impl Task for TaskService {
         pod.exec(&request.id, &request.exec_id, process, stdio)
             .await
             .map_err(|e| rpc_error(&e))?;
+        self.told.exec_added(&request.id, &request.exec_id);
         Ok(api::Empty::default())
     }
 
@@ -249,13 +297,7 @@ impl Task for TaskService {
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> Rpc<api::Empty> {
         let pod = self.pod().await?;
-        let container = pod
-            .container(&request.id)
-            .await
-            .map_err(|e| rpc_error(&e))?;
-        let process = container
-            .process(&request.exec_id)
-            .map_err(|e| rpc_error(&e))?;
+        let process = process(&pod, &request.id, &request.exec_id).await?;
         if request.stdin {
             process.close_stdin();
         }
@@ -273,13 +315,7 @@ impl Task for TaskService {
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> Rpc<WaitResponse> {
         let pod = self.pod().await?;
-        let container = pod
-            .container(&request.id)
-            .await
-            .map_err(|e| rpc_error(&e))?;
-        let process = container
-            .process(&request.exec_id)
-            .map_err(|e| rpc_error(&e))?;
+        let process = process(&pod, &request.id, &request.exec_id).await?;
         let exit = process.wait().await;
         Ok(WaitResponse {
             exit_status: exit.code,
@@ -301,6 +337,11 @@ impl Task for TaskService {
         })
     }
 
+    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> Rpc<api::Empty> {
+        let unsupported = SandboxError::Unsupported("checkpoints of a container");
+        Err(rpc_error(&unsupported))
+    }
+
     async fn connect(&self, _: &TtrpcContext, _: ConnectRequest) -> Rpc<ConnectResponse> {
         let pod = self.pod().await?;
         Ok(ConnectResponse {
@@ -311,8 +352,19 @@ impl Task for TaskService {
         })
     }
 
-    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Rpc<api::Empty> {
-        self.shutdown.notify_one();
+    /// containerd asks after every container that it has deleted; the pod ends with the last one.
+    async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> Rpc<api::Empty> {
+        let pod = match &*self.stage.borrow() {
+            Stage::Up(pod) => Some(Arc::clone(pod)),
+            Stage::Booting | Stage::Failed(_) => None,
+        };
+        let in_use = match pod {
+            Some(pod) => pod.has_containers().await,
+            None => false,
+        };
+        if request.now || !in_use {
+            self.shutdown.notify_one();
+        }
         Ok(api::Empty::default())
     }
 }

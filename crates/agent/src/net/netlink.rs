@@ -46,6 +46,8 @@ const BROADCAST: u16 = 4;
 const FLAGS: u16 = 8;
 /// Usable at once: nobody else on the link can have it.
 const NO_DUPLICATE_DETECTION: u32 = 2;
+/// `IFA_F_NOPREFIXROUTE`
+const NO_PREFIX_ROUTE: u32 = 0x200;
 
 /// Attributes of routes and neighbours.
 pub(super) struct Attributes;
@@ -243,12 +245,21 @@ impl Netlink {
         Ok(addresses)
     }
 
-    pub(super) fn add_address(&mut self, index: u32, prefix: &Prefix) -> io::Result<()> {
+    pub(super) fn add_address(
+        &mut self,
+        index: u32,
+        prefix: &Prefix,
+        no_prefix_route: bool,
+    ) -> io::Result<()> {
         let mut request = address_request(NEW_ADDRESS, CREATE | REPLACE, index, prefix);
         if let Some(broadcast) = prefix.broadcast() {
             request.attribute(BROADCAST, &broadcast.octets());
         }
-        request.attribute(FLAGS, &NO_DUPLICATE_DETECTION.to_ne_bytes());
+        let mut flags = NO_DUPLICATE_DETECTION;
+        if no_prefix_route {
+            flags |= NO_PREFIX_ROUTE;
+        }
+        request.attribute(FLAGS, &flags.to_ne_bytes());
         self.call(request)
     }
 

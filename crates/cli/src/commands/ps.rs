@@ -56,7 +56,7 @@ fn row(container: &Container) -> Result<Vec<String>, CommandError> {
 
 fn published(network: &NetworkConfig) -> &[PublishedPort] {
     match network {
-        NetworkConfig::None => &[],
+        NetworkConfig::None | NetworkConfig::Namespace { .. } => &[],
         NetworkConfig::Nat { publish } => publish,
     }
 }

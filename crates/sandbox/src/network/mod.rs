@@ -3,6 +3,7 @@
 mod dns;
 mod filter;
 mod host;
+mod namespace;
 mod passt;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use hull_vm::{Device, MacAddress, VmError};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{NetworkConfig, PublishedPort};
+use namespace::{NamespaceNetwork, NamespaceRecord};
 use passt::Passt;
 
 pub use dns::Dns;
@@ -56,6 +58,22 @@ pub enum NetworkError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The kernel refused a change of a network namespace.
+    #[error("cannot {action}")]
+    Netlink {
+        /// What was tried, and on what.
+        action: String,
+        /// Why it failed.
+        source: rtnetlink::Error,
+    },
+    /// An interface of the engine's namespace that a guest cannot have.
+    #[error("the interface {name} cannot be the pod's: it {problem}")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// passt did not take the network up.
     #[error("cannot connect the pod with the host's network: {0}")]
     Passt(String),
@@ -70,15 +88,22 @@ impl NetworkError {
 
 /// A network to be: the guest has its interfaces already, so that it can boot meanwhile.
 #[derive(Debug)]
-pub struct PendingNetwork {
+pub enum PendingNetwork {
+    /// None, or one that is ready.
+    Ready(PodNetwork),
     /// What leads out, and the other end of the guest's link.
-    nat: Option<(Vec<PublishedPort>, UnixStream)>,
+    Nat(Vec<PublishedPort>, UnixStream),
 }
 
 /// The pod's network.
 #[derive(Debug)]
-pub struct PodNetwork {
-    nat: Option<Nat>,
+pub struct PodNetwork(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    None,
+    Nat(Nat),
+    Namespace(NamespaceNetwork),
 }
 
 /// A network that `passt` carries, as far as the filter lets it.
@@ -97,8 +122,13 @@ struct NatSettings {
 
 /// What a network leaves in the state file.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct NetworkRecord {
-    nat: Option<NatRecord>,
+pub struct NetworkRecord(KindRecord);
+
+#[derive(Debug, Serialize, Deserialize)]
+enum KindRecord {
+    None,
+    Nat(NatRecord),
+    Namespace(NamespaceRecord),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,23 +148,29 @@ pub fn host_dns() -> Result<Dns, NetworkError> {
 }
 
 impl PendingNetwork {
-    /// Makes the guest's interfaces, which lead nowhere yet, and their devices for the virtual machine.
+    /// Makes the guest's interfaces, which may lead nowhere yet, and their devices for the virtual
+    /// machine.
     ///
     /// # Errors
-    /// When there are no more descriptors.
-    pub fn new(config: &NetworkConfig) -> Result<(Self, Vec<Device>), NetworkError> {
-        let NetworkConfig::Nat { publish } = config else {
-            return Ok((Self { nat: None }, Vec::new()));
-        };
-        let (vmm, link) =
-            UnixStream::pair().map_err(NetworkError::host("make the guest's link"))?;
-        let device = Device::NetStream {
-            socket: vmm.into(),
-            mac: GUEST_MAC,
-            mtu: MTU,
-        };
-        let nat = Some((publish.clone(), link));
-        Ok((Self { nat }, vec![device]))
+    /// When there are no more descriptors, or the engine's namespace cannot be used.
+    pub async fn new(config: &NetworkConfig) -> Result<(Self, Vec<Device>), NetworkError> {
+        match config {
+            NetworkConfig::None => Ok((Self::Ready(PodNetwork(Kind::None)), Vec::new())),
+            NetworkConfig::Nat { publish } => {
+                let (vmm, link) =
+                    UnixStream::pair().map_err(NetworkError::host("make the guest's link"))?;
+                let device = Device::NetStream {
+                    socket: vmm.into(),
+                    mac: GUEST_MAC,
+                    mtu: MTU,
+                };
+                Ok((Self::Nat(publish.clone(), link), vec![device]))
+            }
+            NetworkConfig::Namespace { path } => {
+                let (network, devices) = NamespaceNetwork::adopt(path).await?;
+                Ok((Self::Ready(PodNetwork(Kind::Namespace(network))), devices))
+            }
+        }
     }
 
     /// Connects the interfaces with the host's network. Published ports are open when this returns.
@@ -143,8 +179,9 @@ impl PendingNetwork {
     /// # Errors
     /// When passt is missing, or cannot do what was asked of it (a published port is in use, say).
     pub async fn connect(self, run_dir: &Path) -> Result<PodNetwork, NetworkError> {
-        let Some((publish, link)) = self.nat else {
-            return Ok(PodNetwork { nat: None });
+        let (publish, link) = match self {
+            Self::Ready(network) => return Ok(network),
+            Self::Nat(publish, link) => (publish, link),
         };
         let uplink = host::ipv6_uplink()?;
         let settings = NatSettings {
@@ -153,13 +190,11 @@ impl PendingNetwork {
         let (passt, outside) = Passt::start(&publish, uplink.as_deref(), run_dir).await?;
         // Without the filter nobody holds the other end, and passt ends.
         let filter = filter::start(link, outside, settings.ipv6, run_dir)?;
-        Ok(PodNetwork {
-            nat: Some(Nat {
-                passt,
-                filter,
-                settings,
-            }),
-        })
+        Ok(PodNetwork(Kind::Nat(Nat {
+            passt,
+            filter,
+            settings,
+        })))
     }
 }
 
@@ -167,31 +202,38 @@ impl PodNetwork {
     /// What the guest configures.
     #[must_use]
     pub fn guest(&self) -> agent::Network {
-        self.nat
-            .as_ref()
-            .map(|nat| nat.settings.guest())
-            .unwrap_or_default()
+        match &self.0 {
+            Kind::None => agent::Network::default(),
+            Kind::Nat(nat) => nat.settings.guest(),
+            Kind::Namespace(namespace) => namespace.guest(),
+        }
     }
 
     /// Kernel parameters for the guest, names and values.
     #[must_use]
     pub fn sysctls(&self) -> HashMap<String, String> {
-        let nat = self.nat.iter();
-        nat.flat_map(|_| NAT_SYSCTLS)
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        let sysctls: &[(&str, &str)] = match &self.0 {
+            Kind::Nat(_) => &NAT_SYSCTLS,
+            Kind::None | Kind::Namespace(_) => &[],
+        };
+        sysctls
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect()
     }
 
     /// For the state file.
     #[must_use]
     pub fn record(&self) -> NetworkRecord {
-        NetworkRecord {
-            nat: self.nat.as_ref().map(|nat| NatRecord {
+        NetworkRecord(match &self.0 {
+            Kind::None => KindRecord::None,
+            Kind::Nat(nat) => KindRecord::Nat(NatRecord {
                 passt: nat.passt.record(),
                 filter: nat.filter.record(),
                 settings: nat.settings.clone(),
             }),
-        }
+            Kind::Namespace(namespace) => KindRecord::Namespace(namespace.record()),
+        })
     }
 
     /// Takes over the network of a pod process that is gone. Its devices are the VMM's already.
@@ -199,34 +241,52 @@ impl PodNetwork {
     /// # Errors
     /// When a helper has ended.
     pub fn attach(record: &NetworkRecord) -> Result<Self, NetworkError> {
-        let nat = record.nat.as_ref().map(|nat| {
-            Ok::<_, NetworkError>(Nat {
+        Ok(Self(match &record.0 {
+            KindRecord::None => Kind::None,
+            KindRecord::Nat(nat) => Kind::Nat(Nat {
                 passt: Passt::attach(nat.passt)?,
                 filter: Process::attach(nat.filter, filter::PROGRAM)?,
                 settings: nat.settings.clone(),
-            })
-        });
-        Ok(Self {
-            nat: nat.transpose()?,
-        })
+            }),
+            KindRecord::Namespace(record) => Kind::Namespace(NamespaceNetwork::attach(record)),
+        }))
     }
 
-    /// Completes when a helper has ended, with the cause. Never without a network.
+    /// Completes when a helper has ended, with the cause. Never without one.
     pub async fn wait(&self) -> String {
-        match &self.nat {
-            Some(nat) => tokio::select! {
+        match &self.0 {
+            Kind::Nat(nat) => tokio::select! {
                 cause = nat.passt.wait() => cause,
                 cause = end_of(&nat.filter) => cause,
             },
-            None => std::future::pending().await,
+            Kind::None | Kind::Namespace(_) => std::future::pending().await,
         }
     }
 
-    /// Ends the helpers. Nothing else was made: no interface, namespace or firewall rule.
+    /// Ends the helpers and takes away what was made.
     pub async fn stop(&self) {
-        if let Some(nat) = &self.nat {
+        if let Kind::Nat(nat) = &self.0 {
             nat.filter.kill().await;
             nat.passt.kill().await;
+        }
+        self.record().release().await;
+    }
+}
+
+impl NetworkRecord {
+    /// The helpers.
+    #[must_use]
+    pub fn processes(&self) -> Vec<ProcessRecord> {
+        match &self.0 {
+            KindRecord::Nat(nat) => vec![nat.filter, nat.passt],
+            KindRecord::None | KindRecord::Namespace(_) => Vec::new(),
+        }
+    }
+
+    /// Takes away what outlives all processes of the pod.
+    pub async fn release(&self) {
+        if let KindRecord::Namespace(namespace) = &self.0 {
+            namespace.release().await;
         }
     }
 }
@@ -304,7 +364,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_network_needs_no_helper() {
-        let (pending, devices) = PendingNetwork::new(&NetworkConfig::None).unwrap();
+        let (pending, devices) = PendingNetwork::new(&NetworkConfig::None).await.unwrap();
         assert!(devices.is_empty());
         let network = pending.connect(Path::new("/nonexistent")).await.unwrap();
         assert!(network.guest().interfaces.is_empty());

@@ -9,7 +9,7 @@ use hull_vm::drivers::qemu::Qemu;
 use hull_vm::{Accelerator, Boot, Device, Driver, VmConfig};
 use tokio::sync::{Mutex, watch};
 
-use super::{Machine, Pod};
+use super::{Machine, Pod, record};
 use crate::config::{PodConfig, Vmm};
 use crate::error::SandboxError;
 use crate::guest::{Guest, ReadyListener, promptly};
@@ -50,7 +50,7 @@ impl Pod {
         let vm_dir = vm_dir(state_dir);
         share::create_dir(&vm_dir.join("vsock"))?;
         let ready = ReadyListener::bind(&vsock(state_dir))?;
-        let (network, interfaces) = PendingNetwork::new(&config.network)?;
+        let (network, interfaces) = PendingNetwork::new(&config.network).await?;
         let share = Share::start(state_dir, &vm_dir)?;
         let vm_config = vm_config(&config, state_dir, interfaces);
         // The guest boots while its network is made.
@@ -71,6 +71,11 @@ impl Pod {
             }
         };
         let machine = Machine { vm, share, network };
+        // From now on everything is found again, whatever becomes of this process.
+        if let Err(error) = record::save(state_dir, &machine, Vec::new()) {
+            machine.kill().await;
+            return Err(error);
+        }
         match reach(&config, state_dir, &machine, &ready).await {
             Ok(guest) => Ok(Self::with_guest(config, state_dir, machine, guest)),
             Err(error) => {

@@ -6,9 +6,9 @@ use hull_agent_api::agent;
 use ttrpc::Error as RpcError;
 
 use super::Pod;
-use crate::container::{Container, Files, PreparedContainer, check_id};
+use crate::container::{Container, CreateContainer, Files, PreparedContainer, check_id};
 use crate::error::SandboxError;
-use crate::guest::promptly;
+use crate::guest::{promptly, whenever};
 use crate::process::Process;
 use crate::state::Transition;
 use crate::stdio::StdioConfig;
@@ -32,6 +32,11 @@ impl Pod {
                 kind: "container",
                 id: id.to_owned(),
             })
+    }
+
+    /// Whether there is a container, ended or not.
+    pub async fn has_containers(&self) -> bool {
+        !self.containers.lock().await.is_empty()
     }
 
     /// Makes a container whose init waits to be started.
@@ -65,6 +70,44 @@ impl Pod {
         self.follow(&container, container.init());
         self.save().await?;
         Ok(container)
+    }
+
+    /// Makes a container that only holds the pod together for its engine: no program runs in it, and
+    /// none can be added.
+    ///
+    /// # Errors
+    /// When its id is taken.
+    pub async fn create_placeholder(
+        self: &Arc<Self>,
+        request: CreateContainer,
+    ) -> Result<Arc<Container>, SandboxError> {
+        check_id(&request.id)?;
+        self.check_alive()?;
+        let mut containers = self.containers.lock().await;
+        if containers.contains_key(&request.id) {
+            return Err(SandboxError::AlreadyExists {
+                kind: "container",
+                id: request.id,
+            });
+        }
+        let init = Process::placeholder(&request.id, request.stdio.clone());
+        let files = Files::none(self.machine.share.dir(), &request.id);
+        let container = Arc::new(Container::new(&request, init, files));
+        containers.insert(request.id, Arc::clone(&container));
+        drop(containers);
+        self.save().await?;
+        Ok(container)
+    }
+
+    /// A container whose processes are in the guest.
+    async fn guest_container(&self, id: &str) -> Result<Arc<Container>, SandboxError> {
+        let container = self.container(id).await?;
+        match container.init().is_placeholder() {
+            true => Err(SandboxError::Unsupported(
+                "processes in the container that stands for the pod",
+            )),
+            false => Ok(container),
+        }
     }
 
     async fn create_in_guest(
@@ -137,6 +180,7 @@ impl Pod {
         let process = container.process(exec_id)?;
         process.check(Transition::Start)?;
         match &process.process {
+            None if process.is_placeholder() => {}
             None => {
                 let request = container_request(id);
                 let started = self
@@ -182,7 +226,7 @@ impl Pod {
     ) -> Result<(), SandboxError> {
         check_id(exec_id)?;
         self.check_alive()?;
-        let container = self.container(id).await?;
+        let container = self.guest_container(id).await?;
         if container.init().exit().is_some() {
             return Err(SandboxError::Invalid("the container has ended"));
         }
@@ -227,13 +271,7 @@ impl Pod {
                     process.signal(&self.guest, 9, true).await?;
                     process.wait().await;
                 }
-                let request = container_request(id);
-                let removed = self
-                    .guest
-                    .agent()
-                    .remove_container(promptly(), &request)
-                    .await;
-                removed.map_err(refused("remove the container"))?;
+                self.remove_in_guest(&process, id).await?;
             }
             container.files().remove()?;
             self.containers.lock().await.remove(id);
@@ -253,12 +291,24 @@ impl Pod {
         Ok(process)
     }
 
+    async fn remove_in_guest(&self, init: &Process, id: &str) -> Result<(), SandboxError> {
+        if init.is_placeholder() {
+            return Ok(());
+        }
+        let removed = self
+            .guest
+            .agent()
+            .remove_container(promptly(), &container_request(id))
+            .await;
+        removed.map(drop).map_err(refused("remove the container"))
+    }
+
     /// Freezes all processes of a container.
     ///
     /// # Errors
     /// When it does not run, or the guest fails.
     pub async fn pause(&self, id: &str) -> Result<(), SandboxError> {
-        let container = self.container(id).await?;
+        let container = self.guest_container(id).await?;
         container.init().check(Transition::Pause)?;
         let paused = self
             .guest
@@ -275,7 +325,7 @@ impl Pod {
     /// # Errors
     /// When it is not paused, or the guest fails.
     pub async fn resume(&self, id: &str) -> Result<(), SandboxError> {
-        let container = self.container(id).await?;
+        let container = self.guest_container(id).await?;
         container.init().check(Transition::Resume)?;
         let resumed = self
             .guest
@@ -292,7 +342,7 @@ impl Pod {
     /// # Errors
     /// When the guest refuses.
     pub async fn update(&self, id: &str, resources: Vec<u8>) -> Result<(), SandboxError> {
-        self.container(id).await?;
+        self.guest_container(id).await?;
         let request = agent::UpdateContainerRequest {
             container_id: id.to_owned(),
             resources,
@@ -311,7 +361,9 @@ impl Pod {
     /// # Errors
     /// When the guest fails.
     pub async fn stats(&self, id: &str) -> Result<agent::ContainerStatsResponse, SandboxError> {
-        self.container(id).await?;
+        if self.container(id).await?.init().is_placeholder() {
+            return Ok(agent::ContainerStatsResponse::default());
+        }
         let stats = self
             .guest
             .agent()
@@ -325,7 +377,9 @@ impl Pod {
     /// # Errors
     /// When the guest fails.
     pub async fn pids(&self, id: &str) -> Result<Vec<u32>, SandboxError> {
-        self.container(id).await?;
+        if self.container(id).await?.init().is_placeholder() {
+            return Ok(Vec::new());
+        }
         let list = self
             .guest
             .agent()
@@ -333,6 +387,26 @@ impl Pod {
             .await;
         list.map(|list| list.pids)
             .map_err(refused("list the container's processes"))
+    }
+
+    /// Waits for the guest's kernel to kill for want of memory after event `after` (0: the first of
+    /// all), and answers with the containers that it hit and the number of the last event.
+    ///
+    /// # Errors
+    /// When the guest fails.
+    pub async fn next_ooms(&self, after: u64) -> Result<(Vec<String>, u64), SandboxError> {
+        let request = agent::NextEventsRequest {
+            after_sequence: after,
+            ..Default::default()
+        };
+        let answer = self.guest.agent().next_events(whenever(), &request).await;
+        let events = answer.map_err(refused("tell its events"))?.events;
+        let last = events.iter().map(|event| event.sequence).max();
+        let ids = events.into_iter().filter_map(|event| match event.kind {
+            Some(agent::event::Kind::Oom(oom)) => Some(oom.container_id),
+            Some(_) | None => None,
+        });
+        Ok((ids.collect(), last.unwrap_or(after)))
     }
 
     /// Gives a process's terminal another size, in characters.

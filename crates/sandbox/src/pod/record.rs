@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hull_vm::VmRecord;
-use hull_vm::process::ProcessRecord;
+use hull_vm::process::{Process, ProcessRecord};
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, Pod, boot};
@@ -20,6 +20,7 @@ const FILE: &str = "state.json";
 /// What is in the state file.
 #[derive(Debug, Serialize, Deserialize)]
 struct PodRecord {
+    pod_process: ProcessRecord,
     vm: VmRecord,
     file_server: ProcessRecord,
     network: NetworkRecord,
@@ -34,26 +35,71 @@ pub fn live_vmm(state_dir: &Path) -> Option<ProcessRecord> {
     Some(record.vm.vmm).filter(ProcessRecord::is_alive)
 }
 
+/// Writes the state file of a pod with this machine and these containers.
+pub(super) fn save(
+    state_dir: &Path,
+    machine: &Machine,
+    containers: Vec<ContainerRecord>,
+) -> Result<(), SandboxError> {
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let record = PodRecord {
+        pod_process: ProcessRecord::of(own)
+            .map_err(SandboxError::host("read when this process began"))?,
+        vm: machine.vm.record(),
+        file_server: machine.share.server().record(),
+        network: machine.network.record(),
+        containers,
+    };
+    let bytes = serde_json::to_vec(&record).expect("plain data encodes");
+    let path = state_dir.join(FILE);
+    let new = state_dir.join("state.json.new");
+    std::fs::write(&new, bytes)
+        .and_then(|()| std::fs::rename(&new, &path))
+        .map_err(SandboxError::host(format!("write {}", path.display())))
+}
+
+/// Ends what is left of the pod in `state_dir`, whatever state it is in, and removes the directory. A
+/// pod process that still runs is killed too, as one that was asked in vain.
+///
+/// # Errors
+/// When something cannot be removed.
+pub async fn destroy(state_dir: &Path) -> Result<(), SandboxError> {
+    let bytes = std::fs::read(state_dir.join(FILE));
+    // Without a state file nothing was started, or not by this version.
+    if let Some(record) = bytes
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<PodRecord>(&bytes).ok())
+    {
+        let vm = [record.vm.vmm].into_iter().chain(record.vm.helpers);
+        let processes = [record.pod_process].into_iter().chain(vm);
+        let servers = [record.file_server]
+            .into_iter()
+            .chain(record.network.processes());
+        for process in processes.chain(servers) {
+            // One that has ended cannot be found.
+            if let Ok(process) = Process::attach(process, "a process of the pod") {
+                process.kill().await;
+            }
+        }
+        record.network.release().await;
+    }
+    // The pod's mounts were in a mount namespace that is gone with its last process.
+    match std::fs::remove_dir_all(state_dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let what = format!("remove {}", state_dir.display());
+            Err(SandboxError::host(what)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 impl Pod {
     /// Writes the state file.
     pub(super) async fn save(&self) -> Result<(), SandboxError> {
         // Held while writing: the last writer has seen the latest state.
         let containers = self.containers.lock().await;
-        let record = PodRecord {
-            vm: self.machine.vm.record(),
-            file_server: self.machine.share.server().record(),
-            network: self.machine.network.record(),
-            containers: containers
-                .values()
-                .map(|container| container.record())
-                .collect(),
-        };
-        let bytes = serde_json::to_vec(&record).expect("plain data encodes");
-        let path = self.state_dir.join(FILE);
-        let new = self.state_dir.join("state.json.new");
-        std::fs::write(&new, bytes)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(SandboxError::host(format!("write {}", path.display())))
+        let records = containers.values().map(|container| container.record());
+        save(&self.state_dir, &self.machine, records.collect())
     }
 
     /// Takes over the pod of a pod process that is gone.
@@ -94,7 +140,8 @@ impl Pod {
     ) -> Result<(), SandboxError> {
         let waits_for_start =
             process.process.is_some() && process.status() == crate::state::Status::Created;
-        if process.exit().is_none() && !waits_for_start {
+        let in_guest = !process.is_placeholder() && !waits_for_start;
+        if process.exit().is_none() && in_guest {
             process.reopen_stdio(&self.guest).await?;
             self.follow(container, process);
         }

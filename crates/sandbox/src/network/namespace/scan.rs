@@ -1,0 +1,273 @@
+//! What is in a network namespace, in the terms of the guest's agent.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use hull_agent_api::agent;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType,
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use super::{NetworkError, netlink};
+
+/// An interface that the guest gets.
+#[derive(Debug)]
+pub(super) struct Interface {
+    pub(super) index: i32,
+    pub(super) name: String,
+    pub(super) hardware_address: [u8; 6],
+    pub(super) mtu: u32,
+    no_arp: bool,
+}
+
+/// The index of the interface `name`, if there is one.
+pub(super) async fn index_of(handle: &Handle, name: &str) -> Result<Option<i32>, NetworkError> {
+    let links: Vec<LinkMessage> = links(handle).await?;
+    let found = links.iter().find(|link| name_of(link) == Some(name));
+    Ok(found.and_then(|link| i32::try_from(link.header.index).ok()))
+}
+
+async fn links(handle: &Handle) -> Result<Vec<LinkMessage>, NetworkError> {
+    let links = handle.link().get().execute().try_collect().await;
+    links.map_err(netlink("list the interfaces"))
+}
+
+fn name_of(link: &LinkMessage) -> Option<&str> {
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.as_str()),
+            _ => None,
+        })
+}
+
+/// Reads the interfaces of this thread's namespace, and what the guest is told of them.
+pub(super) async fn scan(
+    handle: &Handle,
+) -> Result<(Vec<Interface>, agent::Network), NetworkError> {
+    let links = links(handle).await?;
+    let mut interfaces = Vec::new();
+    for link in &links {
+        interfaces.extend(interface(link)?);
+    }
+    let addresses: Vec<AddressMessage> = handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(netlink("list the addresses"))?;
+    let neighbours: Vec<NeighbourMessage> = handle
+        .neighbours()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(netlink("list the neighbours"))?;
+    let mut routes: Vec<RouteMessage> = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut all = RouteMessageBuilder::<IpAddr>::default().build();
+        all.header.address_family = family;
+        let found: Vec<RouteMessage> = handle
+            .route()
+            .get(all)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(netlink("list the routes"))?;
+        routes.extend(found);
+    }
+    let names: HashMap<u32, &str> = interfaces
+        .iter()
+        .filter_map(|interface| {
+            Some((
+                u32::try_from(interface.index).ok()?,
+                interface.name.as_str(),
+            ))
+        })
+        .collect();
+    let network = agent::Network {
+        interfaces: interfaces
+            .iter()
+            .map(|interface| guest_interface(interface, &addresses))
+            .collect(),
+        routes: routes
+            .iter()
+            .filter_map(|found| route(found, &names))
+            .collect(),
+        neighbors: neighbours
+            .iter()
+            .filter_map(|found| neighbour(found, &names))
+            .collect(),
+        ..Default::default()
+    };
+    Ok((interfaces, network))
+}
+
+/// An interface that carries Ethernet frames and is up. Others are not the engine's: the loopback, and
+/// what the kernel makes in every namespace (`tunl0`, `sit0`).
+fn interface(link: &LinkMessage) -> Result<Option<Interface>, NetworkError> {
+    let up = link.header.flags.contains(LinkFlags::Up);
+    if link.header.link_layer_type != LinkLayerType::Ether || !up {
+        return Ok(None);
+    }
+    let mut hardware_address = None;
+    let mut mtu = 1500;
+    let mut kind = None;
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Address(bytes) => hardware_address = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Mtu(bytes) => mtu = *bytes,
+            LinkAttribute::LinkInfo(infos) => {
+                kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let name = name_of(link).unwrap_or_default().to_owned();
+    if kind == Some(&InfoKind::Tun) {
+        return Err(NetworkError::Interface {
+            name,
+            problem: "is a tap device, whose other end only its maker has",
+        });
+    }
+    let Some(hardware_address) = hardware_address else {
+        return Err(NetworkError::Interface {
+            name,
+            problem: "has no hardware address of six bytes",
+        });
+    };
+    Ok(Some(Interface {
+        index: i32::try_from(link.header.index).unwrap_or_default(),
+        name,
+        hardware_address,
+        mtu,
+        no_arp: link.header.flags.contains(LinkFlags::Noarp),
+    }))
+}
+
+fn guest_interface(interface: &Interface, addresses: &[AddressMessage]) -> agent::Interface {
+    let own = addresses
+        .iter()
+        .filter(|address| i32::try_from(address.header.index) == Ok(interface.index));
+    agent::Interface {
+        name: interface.name.clone(),
+        hardware_address: interface.hardware_address.to_vec(),
+        mtu: interface.mtu,
+        addresses: own.filter_map(address).collect(),
+        no_arp: interface.no_arp,
+        no_prefix_routes: true,
+        ..Default::default()
+    }
+}
+
+/// In CIDR notation. A link-local address the guest makes by itself.
+fn address(message: &AddressMessage) -> Option<String> {
+    let find = |local: bool| {
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) if local => Some(*address),
+                AddressAttribute::Address(address) if !local => Some(*address),
+                _ => None,
+            })
+    };
+    // On a point-to-point link the other one is the peer's.
+    let address = find(true).or_else(|| find(false))?;
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    (!link_local).then(|| format!("{address}/{}", message.header.prefix_len))
+}
+
+/// A route of the main table that leads through one of the interfaces.
+fn route(message: &RouteMessage, names: &HashMap<u32, &str>) -> Option<agent::Route> {
+    let header = &message.header;
+    let mut table = u32::from(header.table);
+    let mut route = agent::Route {
+        scope: u32::from(u8::from(header.scope)),
+        onlink: header.flags.contains(RouteFlags::Onlink),
+        ipv6: header.address_family == AddressFamily::Inet6,
+        ..Default::default()
+    };
+    let mut destination = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Oif(index) => route.interface = (*names.get(index)?).to_owned(),
+            RouteAttribute::Destination(address) => destination = Some(ip(address)?),
+            RouteAttribute::Gateway(address) => route.gateway = ip(address)?.to_string(),
+            RouteAttribute::PrefSource(address) => route.source = ip(address)?.to_string(),
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics
+                    .iter()
+                    .find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    })
+                    .unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    if let Some(destination) = destination {
+        let link_local = matches!(destination, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if link_local || destination.is_multicast() {
+            return None;
+        }
+        route.destination = format!("{destination}/{}", header.destination_prefix_length);
+    }
+    let wanted = table == u32::from(RouteHeader::RT_TABLE_MAIN)
+        && header.kind == RouteType::Unicast
+        && !route.interface.is_empty();
+    wanted.then_some(route)
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
+/// A neighbour that somebody has written down; the others the guest finds by itself.
+fn neighbour(message: &NeighbourMessage, names: &HashMap<u32, &str>) -> Option<agent::Neighbor> {
+    let interface = names.get(&message.header.ifindex)?;
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let mut neighbour = agent::Neighbor {
+        interface: (*interface).to_owned(),
+        state: u32::from(u16::from(message.header.state)),
+        ..Default::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                neighbour.address = address.to_string();
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                neighbour.address = address.to_string();
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                neighbour.hardware_address.clone_from(bytes);
+            }
+            _ => {}
+        }
+    }
+    (!neighbour.address.is_empty() && !neighbour.hardware_address.is_empty()).then_some(neighbour)
+}

@@ -1,0 +1,88 @@
+//! `delete`: after a pod process that is gone, or a container that it does not know.
+
+use std::io::Write;
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::shim_async::TaskClient;
+use hull_sandbox::{ExitStatus, bundle_spec, destroy};
+use ttrpc::context::with_duration;
+
+use super::role::Role;
+use super::{EngineError, Invocation, host};
+use crate::client::PodProcess;
+use crate::service::timestamp;
+
+/// How long a pod process has to end in good order.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes away what is left of the container, and of its pod if the container is the pod's first.
+/// Says on the standard output that it was killed.
+///
+/// # Errors
+/// When something is left.
+pub async fn delete(invocation: &Invocation) -> Result<(), EngineError> {
+    let state_dir = invocation.state_dir(&invocation.id);
+    if state_dir.exists() {
+        if let Ok(pod) = PodProcess::dial(&state_dir).await {
+            let request = api::ShutdownRequest {
+                id: invocation.id.clone(),
+                now: true,
+                ..Default::default()
+            };
+            // A pod process that does not answer is killed below.
+            let _ = pod.task().shutdown(with_duration(PATIENCE), &request).await;
+            let _ = tokio::time::timeout(PATIENCE, pod.gone()).await;
+        }
+        destroy(&state_dir).await?;
+    } else if let Some(pod) = pod_of(invocation) {
+        let state_dir = invocation.state_dir(&pod);
+        if let Ok(pod) = PodProcess::dial(&state_dir).await {
+            delete_member(pod.task(), &invocation.id).await;
+        }
+    }
+    let exit = ExitStatus::killed();
+    let response = api::DeleteResponse {
+        exit_status: exit.code,
+        exited_at: timestamp(&exit),
+        ..Default::default()
+    };
+    let bytes = response.write_to_bytes().expect("plain data encodes");
+    std::io::stdout()
+        .write_all(&bytes)
+        .map_err(host("answer containerd"))
+}
+
+/// The pod that the container's specification names. Without a specification it never was in one.
+fn pod_of(invocation: &Invocation) -> Option<String> {
+    let bundle = match &invocation.bundle {
+        Some(bundle) => bundle.clone(),
+        None => std::env::current_dir().ok()?,
+    };
+    match Role::of(&bundle_spec(&bundle).ok()?) {
+        Role::Member(pod) => Some(pod),
+        Role::Single | Role::Sandbox => None,
+    }
+}
+
+/// Removes a container from a pod that lives on. That it is not there is what is wanted.
+async fn delete_member(task: &TaskClient, id: &str) {
+    let kill = api::KillRequest {
+        id: id.to_owned(),
+        signal: 9,
+        all: true,
+        ..Default::default()
+    };
+    let _ = task.kill(with_duration(PATIENCE), &kill).await;
+    let wait = api::WaitRequest {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    let _ = task.wait(with_duration(PATIENCE), &wait).await;
+    let delete = api::DeleteRequest {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    let _ = task.delete(with_duration(PATIENCE), &delete).await;
+}

@@ -1,0 +1,28 @@
+//! `-info`: what this runtime is.
+
+use std::io::Write;
+
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
+
+use super::{EngineError, host};
+
+/// Writes a `containerd.types.RuntimeInfo` to the standard output.
+///
+/// # Errors
+/// When nobody reads it.
+pub fn info() -> Result<(), EngineError> {
+    let info = RuntimeInfo {
+        name: "io.containerd.hull.v2".to_owned(),
+        version: Some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        })
+        .into(),
+        ..Default::default()
+    };
+    let bytes = info.write_to_bytes().expect("plain data encodes");
+    std::io::stdout()
+        .write_all(&bytes)
+        .map_err(host("answer containerd"))
+}

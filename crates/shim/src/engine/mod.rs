@@ -1,0 +1,87 @@
+//! What containerd runs `containerd-shim-hull-v2` for: to start the pod process of a pod, to clean up
+//! after one, and to ask what this runtime is.
+//!
+//! The protocol is containerd's [shim v2](https://github.com/containerd/containerd/blob/main/core/runtime/v2/README.md):
+//! flags with a single dash, the bundle as working directory, an answer on the standard output.
+
+mod command_line;
+mod delete;
+mod info;
+mod role;
+mod start;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hull_sandbox::SandboxError;
+use sha2::{Digest, Sha256};
+
+use crate::client::ClientError;
+
+pub use command_line::{Action, Invocation, UsageError};
+pub use delete::delete;
+pub use info::info;
+pub use start::start;
+
+/// Why a call of containerd failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A file operation failed.
+    #[error("cannot {action}")]
+    Host {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The pod's specification or files.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The pod process.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A container was to join a pod that does not run.
+    #[error("container {id} belongs to the pod {pod}, which does not run")]
+    NoPod {
+        /// The container.
+        id: String,
+        /// The pod's sandbox container.
+        pod: String,
+    },
+    /// The pod runs already.
+    #[error("the pod {0} runs already")]
+    Runs(String),
+    /// What cannot be given to a virtual machine.
+    #[error("not supported: {0}")]
+    Unsupported(&'static str),
+}
+
+fn host(action: impl Into<String>) -> impl FnOnce(io::Error) -> EngineError {
+    let action = action.into();
+    move |source| EngineError::Host { action, source }
+}
+
+/// Where pods' state directories are.
+fn state_root() -> PathBuf {
+    match std::env::var_os("HULL_ROOT") {
+        Some(root) => Path::new(&root).join("run"),
+        None => PathBuf::from("/run/hull"),
+    }
+}
+
+impl Invocation {
+    /// The state directory of the pod `pod`. Ids are unique in a namespace of one containerd, and too
+    /// long for the path of a socket.
+    fn state_dir(&self, pod: &str) -> PathBuf {
+        let mut hash = Sha256::new();
+        for part in [&self.address, &self.namespace, pod] {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        let name: String = hash.finalize()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        state_root().join(format!("shim-{name}"))
+    }
+}

@@ -1,0 +1,207 @@
+//! `start`: a pod process for a new pod, or the address of the one that a container joins.
+
+use std::fs::DirBuilder;
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, Vmm, bundle_spec, destroy, live_vmm};
+use hull_vm::Acceleration;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use super::role::Role;
+use super::{EngineError, Invocation, host};
+use crate::client::{self, Engine, PodProcess, Start};
+
+/// What a guest needs for its kernel and agent beside its containers' memory, MiB.
+const GUEST_OVERHEAD_MIB: u32 = 64;
+/// Guest memory when nothing limits the pod's, MiB.
+const DEFAULT_MEMORY_MIB: u32 = 512;
+/// Virtual CPUs when nothing limits the pod's.
+const DEFAULT_VCPUS: u32 = 2;
+
+/// Starts the pod process for the container in the working directory, unless its pod has one, and
+/// says on the standard output where it listens.
+///
+/// # Errors
+/// When the specification cannot be honoured, or the process not be started.
+pub async fn start(invocation: &Invocation) -> Result<(), EngineError> {
+    let bundle = std::env::current_dir().map_err(host("find the working directory"))?;
+    let spec = bundle_spec(&bundle)?;
+    let state_dir = match Role::of(&spec) {
+        Role::Member(pod) => {
+            let state_dir = invocation.state_dir(&pod);
+            if PodProcess::connect(&state_dir).await.is_err() {
+                let id = invocation.id.clone();
+                return Err(EngineError::NoPod { id, pod });
+            }
+            state_dir
+        }
+        role => {
+            let state_dir = invocation.state_dir(&invocation.id);
+            let config = pod_config(invocation, &role, &spec)?;
+            create_state_dir(&state_dir, &invocation.id).await?;
+            config.write(&state_dir)?;
+            let engine = Engine {
+                namespace: invocation.namespace.clone(),
+                events: std::env::var_os("TTRPC_ADDRESS").map(Into::into),
+                log: bundle.join("log"),
+                debug: invocation.debug,
+            };
+            let start = Start {
+                engine: Some(engine),
+                ..Start::default()
+            };
+            if let Err(error) = PodProcess::start(&state_dir, start).await {
+                destroy(&state_dir).await?;
+                return Err(error.into());
+            }
+            state_dir
+        }
+    };
+    let address = format!("unix://{}", client::socket(&state_dir).display());
+    std::fs::write(bundle.join("address"), &address).map_err(host("write the file `address`"))?;
+    tell(&address).map_err(host("answer containerd"))
+}
+
+/// From containerd 1.7 on, the answer may say more than the address; earlier ones take nothing else,
+/// and know version 2 of the Task API only.
+fn tell(address: &str) -> io::Result<()> {
+    let answer = match std::env::var_os("MAX_SHIM_VERSION") {
+        None => address.to_owned(),
+        Some(highest) => {
+            let highest = highest.to_str().and_then(|text| text.parse().ok());
+            // What containerd 2 calls its highest is the protocol of this call, not of the Task API.
+            let version = highest.map_or(2, |highest: u32| highest.clamp(2, 3));
+            serde_json::json!({"version": version, "address": address, "protocol": "ttrpc"})
+                .to_string()
+        }
+    };
+    let mut stdout = io::stdout();
+    stdout.write_all(answer.as_bytes())?;
+    stdout.flush()
+}
+
+/// Makes the state directory. One that a pod left which is gone is removed.
+async fn create_state_dir(state_dir: &Path, id: &str) -> Result<(), EngineError> {
+    if state_dir.exists() {
+        let alive = live_vmm(state_dir).is_some() || PodProcess::connect(state_dir).await.is_ok();
+        if alive {
+            return Err(EngineError::Runs(id.to_owned()));
+        }
+        destroy(state_dir).await?;
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)
+        .map_err(host(format!("create {}", state_dir.display())))
+}
+
+fn pod_config(invocation: &Invocation, role: &Role, spec: &Spec) -> Result<PodConfig, EngineError> {
+    let limits = Limits::of(spec);
+    Ok(PodConfig {
+        id: invocation.id.clone(),
+        hostname: spec.hostname().clone().unwrap_or_default(),
+        vmm: Vmm::Qemu,
+        acceleration: Acceleration::Auto,
+        vcpus: limits.vcpus.unwrap_or(DEFAULT_VCPUS),
+        memory_mib: limits.memory_mib.map_or(DEFAULT_MEMORY_MIB, |limit| {
+            limit.saturating_add(GUEST_OVERHEAD_MIB)
+        }),
+        guest: GuestFiles::find()?,
+        network: network(spec)?,
+        placeholder: (*role == Role::Sandbox).then(|| invocation.id.clone()),
+        single: None,
+    })
+}
+
+/// What limits a whole pod.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Limits {
+    vcpus: Option<u32>,
+    memory_mib: Option<u32>,
+}
+
+impl Limits {
+    fn of(spec: &Spec) -> Self {
+        let resources = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.resources().as_ref());
+        let memory = resources
+            .and_then(|resources| resources.memory().as_ref()?.limit())
+            .filter(|bytes| *bytes > 0)
+            .and_then(|bytes| u32::try_from((bytes + (1 << 20) - 1) >> 20).ok());
+        let vcpus = resources
+            .and_then(|resources| resources.cpu().as_ref())
+            .and_then(|cpu| {
+                let quota = cpu.quota().filter(|quota| *quota > 0)?;
+                let period = i64::try_from(cpu.period().unwrap_or(100_000)).ok()?.max(1);
+                u32::try_from((quota + period - 1) / period).ok()
+            });
+        Self {
+            vcpus,
+            memory_mib: memory,
+        }
+    }
+}
+
+/// The network that the engine has made, or none where it wants a new one of its own.
+fn network(spec: &Spec) -> Result<NetworkConfig, EngineError> {
+    let namespaces = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref());
+    let namespace = namespaces
+        .into_iter()
+        .flatten()
+        .find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+    match namespace {
+        None => Err(EngineError::Unsupported(
+            "the host's network: a virtual machine has a kernel and a network of its own",
+        )),
+        Some(namespace) => Ok(match namespace.path() {
+            None => NetworkConfig::None,
+            Some(path) => NetworkConfig::Namespace { path: path.clone() },
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(linux: serde_json::Value) -> Spec {
+        serde_json::from_value(json!({"ociVersion": "1.0.2", "linux": linux})).unwrap()
+    }
+
+    #[test]
+    fn limits_are_rounded_up() {
+        let limits = Limits::of(&spec(json!({
+            "resources": {"memory": {"limit": 1_048_577}, "cpu": {"quota": 150_000, "period": 100_000}},
+        })));
+        assert_eq!((limits.vcpus, limits.memory_mib), (Some(2), Some(2)));
+        let none = json!({"resources": {"memory": {"limit": 0}, "cpu": {"quota": -1}}});
+        assert_eq!(Limits::of(&spec(none)), Limits::default());
+    }
+
+    #[test]
+    fn the_network_is_the_engines() {
+        let path = json!({"namespaces": [{"type": "network", "path": "/run/netns/x"}]});
+        assert_eq!(
+            network(&spec(path)).unwrap(),
+            NetworkConfig::Namespace {
+                path: "/run/netns/x".into()
+            }
+        );
+        let new = json!({"namespaces": [{"type": "network"}]});
+        assert_eq!(network(&spec(new)).unwrap(), NetworkConfig::None);
+        assert!(matches!(
+            network(&spec(json!({"namespaces": [{"type": "pid"}]}))),
+            Err(EngineError::Unsupported(_))
+        ));
+    }
+}
