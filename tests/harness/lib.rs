@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+pub mod containerd;
 pub mod disk;
 pub mod layout;
 pub mod namespaces;

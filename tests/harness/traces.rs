@@ -127,6 +127,34 @@ pub fn pods_only(program: &str, root: &Path) -> i32 {
     found[0]
 }
 
+/// Kills all processes that the state files of pods below `dir` name.
+pub fn kill_recorded(dir: &Path) {
+    fn pids(value: &serde_json::Value, found: &mut Vec<i32>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                let pid = fields.get("pid").and_then(serde_json::Value::as_i64);
+                found.extend(pid.and_then(|pid| i32::try_from(pid).ok()));
+                fields.values().for_each(|value| pids(value, found));
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| pids(value, found)),
+            _ => {}
+        }
+    }
+    for pod in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let state = std::fs::read(pod.path().join("state.json")).unwrap_or_default();
+        let state = serde_json::from_slice(&state).unwrap_or_default();
+        let mut found = Vec::new();
+        pids(&state, &mut found);
+        for pid in found {
+            // It may have ended by itself.
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+    }
+}
+
 fn names_in(dir: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries

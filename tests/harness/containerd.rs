@@ -1,0 +1,318 @@
+//! A containerd of the test's own: its state in a directory of its own, its pods in a network of their
+//! own, and Hull as a runtime.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use tempfile::TempDir;
+
+use crate::network::Network;
+use crate::{Outcome, busybox, program};
+
+/// The runtime's name.
+pub const RUNTIME: &str = "io.containerd.hull.v2";
+/// The image that most tests run, in containerd's terms.
+pub const BUSYBOX: &str = "localhost/busybox:1";
+/// A subnet of the pods.
+pub const PODS_V4: &str = "198.51.100.0/24";
+/// The same.
+pub const PODS_V6: &str = "2001:db8:1::/64";
+
+/// Longest time that containerd may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running containerd. Whatever it runs ends with it.
+#[derive(Debug)]
+pub struct Containerd {
+    dir: TempDir,
+    network: Network,
+    process: Option<Child>,
+}
+
+impl Default for Containerd {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Containerd {
+    /// Takes the current thread into a network of its own, starts containerd there and gives it the
+    /// image.
+    ///
+    /// # Panics
+    /// When it does not start: it needs root, and the packages that `.ci/deps` lists.
+    #[must_use]
+    pub fn new() -> Self {
+        let network = Network::enter();
+        let dir = tempfile::Builder::new()
+            .prefix("ctd-")
+            .tempdir()
+            .expect("a directory");
+        let none = None::<&str>;
+        // Files of network namespaces that nobody else sees.
+        fs::create_dir_all("/run/netns").expect("/run/netns");
+        mount(
+            Some("tmpfs"),
+            "/run/netns",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            none,
+        )
+        .expect("tmpfs");
+        fs::write(dir.path().join("config.toml"), configuration(dir.path())).expect("written");
+        let networks = dir.path().join("cni");
+        fs::create_dir(&networks).expect("a directory");
+        fs::write(networks.join("10-test.conflist"), network_list(dir.path())).expect("written");
+        let mut containerd = Self {
+            dir,
+            network,
+            process: None,
+        };
+        containerd.start();
+        for namespace in ["default", "k8s.io"] {
+            containerd.import(namespace, &busybox(), BUSYBOX);
+        }
+        containerd
+    }
+
+    /// Starts containerd, which must not run, and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start(&mut self) {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("containerd.log"))
+            .expect("a log");
+        let own = program("containerd-shim-hull-v2");
+        let mut path = own.parent().expect("a directory").as_os_str().to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let process = Command::new(program_of_containerd("containerd"))
+            .arg("--config")
+            .arg(self.dir.path().join("config.toml"))
+            .env("PATH", path)
+            .env("HULL_ROOT", self.hull_root())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log)
+            .spawn()
+            .expect("containerd starts; is the package installed?");
+        self.process = Some(process);
+        let started = Instant::now();
+        while self.ctr(["version"]).0.status.code() != Some(0) {
+            assert!(started.elapsed() < PATIENCE, "{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Kills containerd. Its pods live on.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().expect("killed");
+        process.wait().expect("ended");
+    }
+
+    /// `ctr` with these arguments.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program_of_containerd("ctr"));
+        command
+            .arg("--address")
+            .arg(self.socket())
+            .args(arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ctr` to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn ctr<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Outcome {
+        Outcome(self.command(arguments).output().expect("ctr starts"))
+    }
+
+    /// `ctr run --rm` with Hull.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn run(&self, options: &[&str], id: &str, command: &[&str]) -> Outcome {
+        self.ctr(run_arguments(options, id, command))
+    }
+
+    fn import(&self, namespace: &str, image: &str, name: &str) {
+        let archive = self.dir.path().join("image.tar");
+        let copied = Command::new("skopeo")
+            .args(["copy", "--quiet", image])
+            .arg(format!("oci-archive:{}:{name}", archive.display()))
+            .output()
+            .expect("skopeo runs");
+        let _ = Outcome(copied).ok();
+        let archive = archive.as_os_str();
+        let arguments = ["--namespace", namespace, "images", "import"].map(OsStr::new);
+        let imported = self.ctr(arguments.into_iter().chain([archive]));
+        let _ = imported.ok();
+        fs::remove_file(archive).expect("removed");
+    }
+
+    /// The network that containerd and its pods' bridge are in.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The directory for everything.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// containerd's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("c.sock")
+    }
+
+    /// Where Hull has its state.
+    #[must_use]
+    pub fn hull_root(&self) -> PathBuf {
+        self.dir.path().join("hull")
+    }
+
+    /// What containerd and the pods' processes said.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("containerd.log")).unwrap_or_default()
+    }
+
+    /// Waits until no pod has a state directory.
+    ///
+    /// # Panics
+    /// When one has for a minute.
+    pub fn wait_until_clean(&self) {
+        let started = Instant::now();
+        while !self.states().is_empty() {
+            assert!(started.elapsed() < PATIENCE, "{:?}", self.states());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn states(&self) -> Vec<std::ffi::OsString> {
+        let entries = fs::read_dir(self.hull_root().join("run"));
+        let entries = entries.into_iter().flatten();
+        entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect()
+    }
+
+    /// Checks that no pod is left: no process, no mount, no file.
+    ///
+    /// # Panics
+    /// When something is left, with what it is.
+    pub fn assert_no_pods(&self) {
+        let root = self.hull_root();
+        let processes = crate::traces::processes_with(&root.display().to_string());
+        assert!(processes.is_empty(), "{processes:#?}");
+        let states = self.states();
+        assert!(states.is_empty(), "{states:?}");
+        let mounts = crate::namespaces::mounts_below(&root);
+        assert!(mounts.is_empty(), "{mounts:#?}");
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("containerd said:\n{}", self.log());
+        }
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        // Whatever a failed test left.
+        crate::traces::kill_recorded(&self.hull_root().join("run"));
+        crate::namespaces::unmount_all_below(self.dir.path());
+    }
+}
+
+/// Arguments of `ctr run --rm` with Hull.
+#[must_use]
+pub fn run_arguments(options: &[&str], id: &str, command: &[&str]) -> Vec<String> {
+    let mut arguments = vec!["run", "--rm", "--runtime", RUNTIME];
+    arguments.extend(options);
+    arguments.extend([BUSYBOX, id]);
+    arguments.extend(command);
+    arguments.into_iter().map(str::to_owned).collect()
+}
+
+/// `HULL_CONTAINERD` names a directory with another containerd than the one in `PATH`.
+fn program_of_containerd(name: &str) -> PathBuf {
+    match std::env::var_os("HULL_CONTAINERD") {
+        Some(dir) => Path::new(&dir).join(name),
+        None => PathBuf::from(name),
+    }
+}
+
+fn configuration(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"
+version = 2
+root = "{dir}/root"
+state = "{dir}/state"
+[debug]
+  level = "warn"
+[grpc]
+  address = "{dir}/c.sock"
+[ttrpc]
+  address = "{dir}/c.sock.ttrpc"
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  sandbox_image = "{BUSYBOX}"
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{dir}/cni"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "hull"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.hull]
+    runtime_type = "{RUNTIME}"
+    privileged_without_host_devices = true
+"#
+    )
+}
+
+fn network_list(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"{{
+  "cniVersion": "0.4.0",
+  "name": "test",
+  "plugins": [
+    {{
+      "type": "bridge",
+      "bridge": "pods0",
+      "isGateway": true,
+      "mtu": 1400,
+      "ipam": {{
+        "type": "host-local",
+        "dataDir": "{dir}/ipam",
+        "ranges": [[{{"subnet": "{PODS_V4}"}}], [{{"subnet": "{PODS_V6}"}}]],
+        "routes": [{{"dst": "0.0.0.0/0"}}, {{"dst": "::/0"}}]
+      }}
+    }},
+    {{"type": "portmap", "capabilities": {{"portMappings": true}}}}
+  ]
+}}"#
+    )
+}
