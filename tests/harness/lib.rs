@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 pub mod containerd;
+pub mod cri;
 pub mod disk;
 pub mod layout;
 pub mod namespaces;

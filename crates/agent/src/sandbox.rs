@@ -95,14 +95,20 @@ impl Sandbox {
             net::configure(network)?;
         }
         shared.mount_points = storage::mount_all(&request.storages).await?;
-        if request.share_pid_namespace {
-            let expectation = self.launcher.reaper.expect();
-            let holder = self.launcher.run(Request::PidNamespace, Vec::new()).await?;
-            drop(expectation);
-            shared.pid_namespace_of = Some(holder.pid);
-        }
         shared.configured = true;
         Ok(())
+    }
+
+    /// A process of the PID namespace that containers share, which is made when the first one asks.
+    async fn shared_pid_namespace(&self, shared: &mut Shared) -> Result<i32, AgentError> {
+        if let Some(holder) = shared.pid_namespace_of {
+            return Ok(holder);
+        }
+        let expectation = self.launcher.reaper.expect();
+        let holder = self.launcher.run(Request::PidNamespace, Vec::new()).await?;
+        drop(expectation);
+        shared.pid_namespace_of = Some(holder.pid);
+        Ok(holder.pid)
     }
 
     /// Makes a container.
@@ -115,27 +121,31 @@ impl Sandbox {
         let filter = request.seccomp_filter.as_ref();
         let filter = filter.map(Filter::from_host).transpose()?;
         let pid_namespace_of = {
-            let shared = self.shared.lock().await;
+            let mut shared = self.shared.lock().await;
             if !shared.configured {
                 return Err(AgentError::SandboxState {
                     state: "not configured",
                     action: "make a container",
                 });
             }
-            match (request.shared_pid_namespace, shared.pid_namespace_of) {
-                (true, None) => {
-                    return Err(AgentError::SandboxState {
-                        state: "without a shared PID namespace",
-                        action: "make a container that joins it",
-                    });
+            for storage in request.storages.iter().filter(|storage| storage.of_pod) {
+                if !shared.mount_points.contains(&storage.target.clone().into()) {
+                    let mounted = storage::mount_all(std::slice::from_ref(storage)).await?;
+                    shared.mount_points.extend(mounted);
                 }
-                (true, holder) => holder,
-                (false, _) => None,
+            }
+            match request.shared_pid_namespace {
+                true => Some(self.shared_pid_namespace(&mut shared).await?),
+                false => None,
             }
         };
         let reserved = self.reserve(&request.container_id)?;
         let streams = Streams::claim(request.stdio.get_or_default(), &self.parked)?;
-        let mount_points = storage::mount_all(&request.storages).await?;
+        let own = request
+            .storages
+            .into_iter()
+            .filter(|storage| !storage.of_pod);
+        let mount_points = storage::mount_all(&own.collect::<Vec<_>>()).await?;
         let made = self
             .create_in(
                 &request.container_id,

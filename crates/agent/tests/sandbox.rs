@@ -19,12 +19,6 @@ macro_rules! guest {
     };
 }
 
-fn sharing() -> ConfigureSandboxRequest {
-    let mut request = ConfigureSandboxRequest::new();
-    request.share_pid_namespace = true;
-    request
-}
-
 fn code(error: &ttrpc::Error) -> Code {
     match error {
         ttrpc::Error::RpcStatus(status) => status.code(),
@@ -43,7 +37,7 @@ fn administrator(script: &str) -> Setup {
 
 #[tokio::test]
 async fn containers_share_a_pid_namespace() {
-    let guest = guest!(sharing());
+    let guest = guest!(ConfigureSandboxRequest::new());
     let (first, second) = (unique("first"), unique("second"));
     let setup = Setup::shell("echo $$; cat").without("pid");
     let (names, one) = guest.streams(false).await;

@@ -21,6 +21,9 @@ pub const TAG: &str = "hull";
 /// Where the agent mounts the share.
 pub const GUEST_DIR: &str = "/run/hull/shared";
 
+/// Where the agent mounts what the guest's containers share among themselves.
+pub const GUEST_VOLUMES: &str = "/run/hull/volumes";
+
 /// The shared directory and its server.
 #[derive(Debug)]
 pub struct Share {

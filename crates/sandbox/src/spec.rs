@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hull_agent_api::agent;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use crate::error::SandboxError;
@@ -18,6 +19,8 @@ pub struct GuestSpec {
     pub spec: Spec,
     /// Bind mounts that the host makes below the share.
     pub binds: Vec<HostBind>,
+    /// File systems that the guest mounts by itself, once for all containers that name them.
+    pub storages: Vec<agent::Storage>,
     /// The container joins the pod's PID namespace.
     pub shared_pid_namespace: bool,
     /// The specification's seccomp rules, which it no longer has, compiled.
@@ -68,9 +71,13 @@ impl GuestSpec {
         refuse_host_hooks(&spec)?;
 
         let mut binds = Vec::new();
+        let mut storages = Vec::new();
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         for mount in &mut mounts {
-            if let Some(bind) = host_bind(mount, binds.len()) {
+            if let Some(memory) = shared_memory(mount)? {
+                mount.set_source(Some(memory.target.clone().into()));
+                storages.push(memory);
+            } else if let Some(bind) = host_bind(mount, binds.len()) {
                 mount.set_source(Some(guest_dir.join(&bind.name)));
                 binds.push(bind);
             }
@@ -81,6 +88,7 @@ impl GuestSpec {
         Ok(Self {
             spec,
             binds,
+            storages,
             shared_pid_namespace,
             seccomp,
         })
@@ -120,13 +128,44 @@ fn compile_seccomp(spec: &mut Spec) -> Result<Option<hull_seccomp::Program>, San
     Ok(program.transpose()?)
 }
 
+/// The memory that the containers of a pod share (`/dev/shm`), which an engine makes on the host: the
+/// guest's programs share memory of the guest, of the same size.
+fn shared_memory(mount: &Mount) -> Result<Option<agent::Storage>, SandboxError> {
+    let source = mount.source().as_deref().filter(|_| is_bind(mount));
+    let Some(source) = source.filter(|_| mount.destination() == Path::new("/dev/shm")) else {
+        return Ok(None);
+    };
+    let cannot = || SandboxError::host(format!("look at {}", source.display()));
+    let found = nix::sys::statfs::statfs(source).map_err(|error| cannot()(error.into()))?;
+    if found.filesystem_type() != nix::sys::statfs::TMPFS_MAGIC {
+        return Ok(None);
+    }
+    let block = u64::try_from(found.block_size()).unwrap_or_default();
+    let size = found.blocks().saturating_mul(block);
+    Ok(Some(agent::Storage {
+        driver: agent::storage::Driver::TMPFS.into(),
+        options: ["nosuid", "nodev", "noexec", "mode=1777"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([format!("size={size}")])
+            .collect(),
+        target: format!("{}/shm", share::GUEST_VOLUMES),
+        of_pod: true,
+        ..Default::default()
+    }))
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    let options = mount.options().iter().flatten();
+    mount.typ().as_deref() == Some("bind")
+        || options
+            .into_iter()
+            .any(|option| option == "bind" || option == "rbind")
+}
+
 fn host_bind(mount: &Mount, index: usize) -> Option<HostBind> {
     let options = mount.options().clone().unwrap_or_default();
-    let is_bind = mount.typ().as_deref() == Some("bind")
-        || options
-            .iter()
-            .any(|option| option == "bind" || option == "rbind");
-    let source = mount.source().as_ref().filter(|_| is_bind)?;
+    let source = mount.source().as_ref().filter(|_| is_bind(mount))?;
     // Only what restricts the source; everything else happens where the guest mounts it.
     let recursive = options.iter().any(|option| option == "rbind");
     let mut kept = vec![if recursive { "rbind" } else { "bind" }.to_owned()];

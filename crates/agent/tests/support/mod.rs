@@ -278,7 +278,6 @@ impl Guest {
         share.source = "hull".to_owned();
         share.target = "/run/hull/shared".to_owned();
         request.sandbox_id = "pod".to_owned();
-        request.share_pid_namespace = true;
         request.storages.push(share);
         if client.configure_sandbox(context(), &request).await.is_ok() {
             make_root(&directory.join("share/root"));

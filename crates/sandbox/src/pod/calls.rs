@@ -128,6 +128,7 @@ impl Pod {
         let request = agent::CreateContainerRequest {
             container_id: prepared.request.id.clone(),
             spec: serde_json::to_vec(&guest_spec.spec).expect("a specification encodes"),
+            storages: guest_spec.storages.clone(),
             seccomp_filter: filter.into(),
             stdio: Some(init.agent_stdio()).into(),
             shared_pid_namespace: guest_spec.shared_pid_namespace,
