@@ -34,6 +34,12 @@ pub(crate) enum AgentError {
         state: &'static str,
         action: &'static str,
     },
+    #[error("nobody listens on port {port}")]
+    NotListening {
+        port: u16,
+        #[source]
+        source: io::Error,
+    },
     #[error("this guest cannot {0}")]
     Unsupported(String),
     #[error(transparent)]
@@ -60,7 +66,9 @@ impl AgentError {
             Self::Invalid { .. } | Self::Json { .. } => Code::INVALID_ARGUMENT,
             Self::NotFound { .. } => Code::NOT_FOUND,
             Self::Exists { .. } => Code::ALREADY_EXISTS,
-            Self::WrongState { .. } | Self::SandboxState { .. } => Code::FAILED_PRECONDITION,
+            Self::WrongState { .. } | Self::SandboxState { .. } | Self::NotListening { .. } => {
+                Code::FAILED_PRECONDITION
+            }
             Self::Unsupported(_) => Code::UNIMPLEMENTED,
             Self::Io { .. } => Code::INTERNAL,
             Self::Cgroup(error) => code_of(error.reason()),

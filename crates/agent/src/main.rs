@@ -11,6 +11,7 @@ mod cgroup;
 mod container;
 mod error;
 mod events;
+mod forward;
 mod guest;
 mod helper;
 mod kmsg;

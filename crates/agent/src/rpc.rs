@@ -11,7 +11,7 @@ use crate::cgroup;
 use crate::container::terminal_size;
 use crate::error::AgentError;
 use crate::sandbox::Sandbox;
-use crate::{guest, net, spec};
+use crate::{forward, guest, net, spec};
 
 /// Serves [`Agent`].
 #[derive(Debug)]
@@ -238,6 +238,15 @@ impl Agent for Service {
             .container(&request.container_id)?
             .process(&request.exec_id)?
             .resize(size)?;
+        empty()
+    }
+
+    async fn forward_port(
+        &self,
+        _context: &TtrpcContext,
+        request: api::ForwardPortRequest,
+    ) -> Reply<api::Empty> {
+        forward::forward(&request, &self.sandbox.parked).await?;
         empty()
     }
 

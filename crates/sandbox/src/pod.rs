@@ -2,6 +2,7 @@
 
 mod boot;
 mod calls;
+mod forward;
 mod record;
 
 use std::collections::HashMap;

@@ -383,7 +383,7 @@ impl Process {
 }
 
 /// 128 random bits, in hexadecimal.
-fn random_token() -> Result<String, SandboxError> {
+pub(crate) fn random_token() -> Result<String, SandboxError> {
     let bytes = random_bytes::<16>()?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

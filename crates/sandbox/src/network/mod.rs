@@ -21,6 +21,7 @@ use namespace::{NamespaceNetwork, NamespaceRecord};
 use passt::Passt;
 
 pub use dns::Dns;
+pub use namespace::Loopback;
 
 /// What the guest calls its interface.
 const INTERFACE: &str = "eth0";
@@ -206,6 +207,15 @@ impl PodNetwork {
             Kind::None => agent::Network::default(),
             Kind::Nat(nat) => nat.settings.guest(),
             Kind::Namespace(namespace) => namespace.guest(),
+        }
+    }
+
+    /// Once: what connects the loopback of the engine's namespace with somebody, if there is one.
+    #[must_use]
+    pub fn take_loopback(&self) -> Option<Loopback> {
+        match &self.0 {
+            Kind::Namespace(namespace) => namespace.take_loopback(),
+            Kind::None | Kind::Nat(_) => None,
         }
     }
 

@@ -7,12 +7,14 @@
 //! the namespace. Nothing is changed but for these redirections, which [`NamespaceNetwork::release`]
 //! takes away; the taps vanish with the VMM.
 
+mod loopback;
 mod scan;
 mod tap;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use hull_agent_api::agent;
 use hull_vm::{Device, MacAddress};
@@ -24,11 +26,14 @@ use serde::{Deserialize, Serialize};
 use super::NetworkError;
 use scan::Interface;
 
+pub use loopback::Loopback;
+
 /// The namespace, as the guest's.
 #[derive(Debug)]
 pub(super) struct NamespaceNetwork {
     record: NamespaceRecord,
     guest: agent::Network,
+    loopback: Mutex<Option<Loopback>>,
 }
 
 /// What is needed to let go of it.
@@ -51,14 +56,15 @@ impl NamespaceNetwork {
     /// # Errors
     /// When it cannot be entered, or has an interface that a guest cannot have.
     pub(super) async fn adopt(path: &Path) -> Result<(Self, Vec<Device>), NetworkError> {
-        let (guest, taps) = inside(path, |handle| async move {
+        let (guest, taps, loopback) = inside(path, |handle| async move {
             let (interfaces, network) = scan::scan(&handle).await?;
             let mut taps = Vec::new();
             for interface in interfaces {
                 let tap = connect(&handle, &interface).await?;
                 taps.push((interface, tap));
             }
-            Ok((network, taps))
+            let loopback = Loopback::take();
+            Ok((network, taps, loopback))
         })
         .await?;
         let record = NamespaceRecord {
@@ -70,7 +76,15 @@ impl NamespaceNetwork {
             mac: MacAddress(interface.hardware_address),
             mtu: interface.mtu,
         });
-        Ok((Self { record, guest }, devices.collect()))
+        let loopback = loopback.inspect_err(|error| {
+            tracing::warn!(%error, "the pod's ports cannot be forwarded: this kernel cannot redirect its loopback");
+        });
+        let network = Self {
+            record,
+            guest,
+            loopback: Mutex::new(loopback.ok()),
+        };
+        Ok((network, devices.collect()))
     }
 
     /// Takes over what another process has adopted.
@@ -78,7 +92,14 @@ impl NamespaceNetwork {
         Self {
             record: record.clone(),
             guest: agent::Network::default(),
+            loopback: Mutex::default(),
         }
+    }
+
+    /// Once: what connects the namespace's loopback with somebody.
+    pub(super) fn take_loopback(&self) -> Option<Loopback> {
+        let mut loopback = self.loopback.lock().expect("no holder of this lock panics");
+        loopback.take()
     }
 
     pub(super) fn guest(&self) -> agent::Network {

@@ -9,7 +9,7 @@ use hull_vm::drivers::qemu::Qemu;
 use hull_vm::{Accelerator, Boot, Device, Driver, VmConfig};
 use tokio::sync::{Mutex, watch};
 
-use super::{Machine, Pod, record};
+use super::{Machine, Pod, forward, record};
 use crate::config::{PodConfig, Vmm};
 use crate::error::SandboxError;
 use crate::guest::{Guest, ReadyListener, promptly};
@@ -101,6 +101,11 @@ impl Pod {
             end: watch::Sender::new(None),
         });
         tokio::spawn(Arc::clone(&pod).supervise());
+        if let Some(loopback) = pod.machine.network.take_loopback()
+            && let Err(error) = forward::start(&pod, loopback)
+        {
+            tracing::error!(%error, "the pod's ports cannot be forwarded");
+        }
         pod
     }
 }
