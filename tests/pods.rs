@@ -1,12 +1,23 @@
 //! Pods as Kubernetes runs them: the CRI of a real containerd, with its CNI plugins.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use harness::containerd::Containerd;
 use harness::cri::Cri;
 use harness::network::{HOST_V4, fetch};
-use k8s_cri::v1::NamespaceOption;
+use harness::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
+use harness::traces::{pids_of, pods_only};
+use k8s_cri::v1::{
+    AttachRequest, ContainerStatsRequest, ExecRequest, LinuxContainerResources, Mount,
+    NamespaceOption, PortForwardRequest, UpdateContainerResourcesRequest,
+};
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[tokio::test]
 async fn containers_of_a_pod_share_its_machine() {
@@ -141,6 +152,297 @@ async fn processes_and_memory_are_shared_when_asked_for() {
         kind.contains("tmpfs") && kind.contains("size=65536k"),
         "{kind}"
     );
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn a_terminal_is_attached_to_and_resized() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("terminal").await;
+    let id = cri.run(&pod, "c", &["sleep", "1000"]).await;
+    let request = ExecRequest {
+        container_id: id,
+        cmd: vec!["sh".to_owned()],
+        tty: true,
+        stdin: true,
+        stdout: true,
+        stderr: false,
+    };
+    let answer = cri.runtime().exec(request).await.expect("it may be");
+    let mut stream = Stream::open(&answer.into_inner().url);
+    stream.send(RESIZE, br#"{"Width":99,"Height":33}"#);
+    stream.send(
+        STDIN,
+        b"until stty size | grep '33 99'; do sleep 0.1; done; exit 6\n",
+    );
+    stream.until(STDOUT, "\n33 99");
+    let status = stream.rest(STATUS);
+    let status: serde_json::Value = serde_json::from_slice(&status).expect("JSON");
+    assert_eq!(status["details"]["causes"][0]["message"], "6", "{status}");
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn a_running_container_is_attached_to() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("attach").await;
+    let mut config = Cri::container_config("c", &["sh", "-c", "read line; echo got $line"]);
+    config.stdin = true;
+    config.stdin_once = true;
+    let id = cri.start(&pod, config).await;
+    let request = AttachRequest {
+        container_id: id.clone(),
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    };
+    let answer = cri.runtime().attach(request).await.expect("it may be");
+    let mut stream = Stream::open(&answer.into_inner().url);
+    stream.send(STDIN, b"hello\n");
+    assert_eq!(stream.until(STDOUT, "\n"), "got hello\n");
+    assert_eq!(cri.ended(&id).await.exit_code, 0);
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn a_port_is_forwarded_to_the_loopback_of_a_pod() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("forward").await;
+    // It listens on the loopback only: nobody outside could reach it.
+    let serve = "mkdir /www; echo hello > /www/index.html; httpd -f -p 127.0.0.1:7000 -h /www";
+    let id = cri.run(&pod, "c", &["sh", "-c", serve]).await;
+    let listens = "until netstat -ltn | grep -q 127.0.0.1:7000; do sleep 0.1; done";
+    let _ = cri.exec(&id, &["sh", "-c", listens]).await.ok();
+    let request = PortForwardRequest {
+        pod_sandbox_id: pod.id.clone(),
+        port: vec![7000],
+    };
+    let answer = cri
+        .runtime()
+        .port_forward(request)
+        .await
+        .expect("it may be");
+    let url = format!("{}?port=7000", answer.into_inner().url);
+    let mut stream = Stream::open(&url);
+    // Either channel of a port says first which one it is for.
+    let mut announced = [
+        stream.read().expect("a port"),
+        stream.read().expect("a port"),
+    ];
+    announced.sort();
+    let port = 7000_u16.to_le_bytes().to_vec();
+    assert_eq!(announced, [(0, port.clone()), (1, port)]);
+    stream.send(0, b"GET / HTTP/1.0\r\n\r\n");
+    let answer = stream.until(0, "hello\n");
+    assert!(answer.contains(" 200 OK"), "{answer}");
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn volumes_are_those_of_the_host() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("volumes").await;
+    let volumes = containerd.dir().join("volumes");
+    // As a kubelet writes a ConfigMap: a link that is replaced at once with all that it leads to.
+    let config_map = volumes.join("config-map");
+    let write = |version: &str| {
+        let data = config_map.join(format!("..{version}"));
+        fs::create_dir_all(&data).expect("a directory");
+        fs::write(data.join("key"), version).expect("written");
+        symlink(format!("..{version}"), config_map.join("..new")).expect("linked");
+        fs::rename(config_map.join("..new"), config_map.join("..data")).expect("renamed");
+    };
+    write("one");
+    symlink("..data/key", config_map.join("key")).expect("linked");
+    let disk = volumes.join("disk");
+    fs::create_dir_all(disk.join("sub")).expect("a directory");
+    let memory = volumes.join("memory");
+    fs::create_dir(&memory).expect("a directory");
+    let small = Some("size=1m");
+    mount(
+        Some("tmpfs"),
+        &memory,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        small,
+    )
+    .expect("tmpfs");
+    let file = volumes.join("termination");
+    fs::write(&file, "").expect("written");
+
+    let volume = |host: &Path, container: &str, readonly| Mount {
+        host_path: host.display().to_string(),
+        container_path: container.to_owned(),
+        readonly,
+        ..Default::default()
+    };
+    let mut config = Cri::container_config("c", &["sleep", "1000"]);
+    config.mounts = vec![
+        volume(&config_map, "/config", true),
+        volume(&disk, "/disk", false),
+        volume(&disk.join("sub"), "/sub", true),
+        volume(&memory, "/memory", false),
+        volume(&file, "/dev/termination-log", false),
+    ];
+    let id = cri.start(&pod, config).await;
+    let mut shell = async |script: &str| cri.exec(&id, &["sh", "-c", script]).await;
+
+    assert_eq!(shell("cat /config/key").await.ok(), "one");
+    write("two");
+    // The guest looks again when what it knows of a file is a second old.
+    let seen = "until [ \"$(cat /config/key)\" = two ]; do sleep 0.1; done";
+    let _ = shell(seen).await.ok();
+    assert_ne!(shell("echo x > /config/new").await.code, 0);
+
+    let _ = shell("echo from the pod > /disk/sub/a").await.ok();
+    assert_eq!(
+        fs::read_to_string(disk.join("sub/a")).expect("read"),
+        "from the pod\n"
+    );
+    assert_eq!(shell("cat /sub/a").await.ok(), "from the pod\n");
+    assert_ne!(shell("echo x > /sub/b").await.code, 0);
+
+    let full = shell("dd if=/dev/zero of=/memory/big bs=1k count=2000 conv=fsync").await;
+    assert!(full.stderr.contains("No space left"), "{full:?}");
+
+    let _ = shell("echo bye > /dev/termination-log").await.ok();
+    assert_eq!(fs::read_to_string(&file).expect("read"), "bye\n");
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn limits_size_the_machine_and_bound_each_container() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let mut config = cri.pod_config("limits");
+    let resources = |memory: i64, cpus: i64| LinuxContainerResources {
+        memory_limit_in_bytes: memory << 20,
+        cpu_period: 100_000,
+        cpu_quota: cpus * 100_000,
+        ..Default::default()
+    };
+    let linux = config.linux.as_mut().expect("for Linux");
+    linux.resources = Some(resources(160, 3));
+    let pod = cri.run_pod_of(config).await;
+    let mut config = Cri::container_config("c", &["sleep", "1000"]);
+    let linux = config.linux.as_mut().expect("for Linux");
+    linux.resources = Some(resources(32, 1));
+    let id = cri.start(&pod, config).await;
+
+    assert_eq!(cri.exec(&id, &["nproc"]).await.ok(), "3\n");
+    let total = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
+    let total = cri.exec(&id, &["sh", "-c", total]).await.ok();
+    let total: u32 = total.trim().parse().expect("a number");
+    assert!((160..=224).contains(&total), "{total}");
+    let limits = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max";
+    let own = cri.exec(&id, &["sh", "-c", limits]).await.ok();
+    assert_eq!(own, "33554432\n100000 100000\n");
+
+    let update = UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(resources(48, 2)),
+        ..Default::default()
+    };
+    let updated = cri.runtime().update_container_resources(update).await;
+    updated.expect("updated");
+    let own = cri.exec(&id, &["sh", "-c", limits]).await.ok();
+    assert_eq!(own, "50331648\n200000 100000\n");
+
+    let request = ContainerStatsRequest {
+        container_id: id.clone(),
+    };
+    let stats = cri.runtime().container_stats(request).await;
+    let stats = stats.expect("figures").into_inner().stats.expect("figures");
+    let used = stats
+        .memory
+        .expect("memory")
+        .working_set_bytes
+        .expect("bytes");
+    assert!(used.value > 0 && used.value < 32 << 20, "{used:?}");
+
+    let hog = cri.exec(&id, &["sh", "-c", "x=$(yes | head -c 80m)"]).await;
+    assert_eq!(hog.code, 137);
+    cri.stop(&id, 0).await;
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn a_container_that_ran_out_of_memory_says_so() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("oom").await;
+    let mut config = Cri::container_config("c", &["sh", "-c", "x=$(yes | head -c 80m)"]);
+    let linux = config.linux.as_mut().expect("for Linux");
+    linux.resources = Some(LinuxContainerResources {
+        memory_limit_in_bytes: 32 << 20,
+        ..Default::default()
+    });
+    let id = cri.start(&pod, config).await;
+    let status = cri.ended(&id).await;
+    assert_eq!(
+        (status.reason.as_str(), status.exit_code),
+        ("OOMKilled", 137)
+    );
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn pods_outlive_their_containerd() {
+    let mut containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("outlives").await;
+    let stays = cri.run(&pod, "stays", &["sleep", "1000"]).await;
+    let goes = cri
+        .run(
+            &pod,
+            "goes",
+            &["sh", "-c", "until [ -e /go ]; do sleep 0.1; done; exit 9"],
+        )
+        .await;
+    let _ = cri.exec(&goes, &["touch", "/go"]).await.ok();
+    containerd.kill();
+    containerd.start();
+    let mut cri = Cri::connect(&containerd).await;
+    assert_eq!(cri.ended(&goes).await.exit_code, 9);
+    assert_eq!(cri.exec(&stays, &["echo", "in"]).await.ok(), "in\n");
+    cri.remove(&goes).await;
+    let again = cri.run(&pod, "again", &["sleep", "1000"]).await;
+    assert_eq!(cri.exec(&again, &["echo", "in"]).await.ok(), "in\n");
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn a_pod_whose_machine_died_can_be_removed() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("dies").await;
+    let id = cri.run(&pod, "c", &["sleep", "1000"]).await;
+    let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
+    kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("killed");
+    assert_eq!(cri.ended(&id).await.exit_code, 137);
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+
+    let pod = cri.run_pod("dies-too").await;
+    let id = cri.run(&pod, "c", &["sleep", "1000"]).await;
+    let root = containerd.hull_root().display().to_string();
+    let process = pids_of("containerd-shim-hull-v2", &root);
+    assert_eq!(process.len(), 1, "{process:?}");
+    kill(Pid::from_raw(process[0]), Signal::SIGKILL).expect("killed");
+    assert_ne!(cri.ended(&id).await.exit_code, 0);
     cri.remove_pod(&pod).await;
     containerd.assert_no_pods();
 }

@@ -85,8 +85,18 @@ impl Cri {
             .connect_with_connector(connect)
             .await
             .expect("the runtime listens");
+        let mut runtime = RuntimeServiceClient::new(channel);
+        // It listens before it has found the pods of the one before it.
+        let started = Instant::now();
+        while let Err(status) = runtime
+            .list_pod_sandbox(ListPodSandboxRequest::default())
+            .await
+        {
+            assert!(started.elapsed() < PATIENCE, "{status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Self {
-            runtime: RuntimeServiceClient::new(channel),
+            runtime,
             logs: containerd.dir().join("logs"),
         }
     }

@@ -19,6 +19,7 @@ pub mod layout;
 pub mod namespaces;
 pub mod network;
 pub mod registry;
+pub mod stream;
 pub mod terminal;
 pub mod traces;
 

@@ -81,6 +81,9 @@ pub enum SandboxError {
         /// The id.
         id: String,
     },
+    /// The container's init has ended.
+    #[error("the container {0} is not running")]
+    NotRunning(String),
     /// The state does not allow it.
     #[error(transparent)]
     State(#[from] InvalidTransition),

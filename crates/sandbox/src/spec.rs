@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use hull_agent_api::agent;
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use crate::error::SandboxError;
 use crate::mount::MountSpec;
@@ -199,11 +199,17 @@ fn localise(spec: &mut Spec, id: &str) -> bool {
                 shared_pid_namespace |= joined;
                 !joined
             }
+            // Every container's own, see below.
+            LinuxNamespaceType::Cgroup => false,
             // A path is a namespace of another container of the pod: in the guest, the guest's own.
             _ => !joined,
         }
     });
-    let kept = kept.collect();
+    // A host with cgroups of version 1 gives none: there a container's cgroups are mounted one by one. In
+    // the guest, whose cgroups are of version 2, it would see those of all.
+    let mut cgroup = LinuxNamespace::default();
+    cgroup.set_typ(LinuxNamespaceType::Cgroup);
+    let kept = kept.chain([cgroup]).collect();
     linux.set_namespaces(Some(kept));
     if let Some(mut resources) = linux.resources().clone() {
         if let Some(mut cpu) = resources.cpu().clone() {

@@ -25,7 +25,9 @@ fn code(error: &SandboxError) -> Code {
     match error {
         SandboxError::NotFound { .. } => Code::NOT_FOUND,
         SandboxError::AlreadyExists { .. } => Code::ALREADY_EXISTS,
-        SandboxError::State(_) | SandboxError::Ended(_) => Code::FAILED_PRECONDITION,
+        SandboxError::State(_) | SandboxError::Ended(_) | SandboxError::NotRunning(_) => {
+            Code::FAILED_PRECONDITION
+        }
         SandboxError::Invalid(_) | SandboxError::Malformed { .. } => Code::INVALID_ARGUMENT,
         SandboxError::Seccomp(SeccompError::Invalid { .. }) => Code::INVALID_ARGUMENT,
         SandboxError::Unsupported(_)

@@ -229,7 +229,7 @@ impl Pod {
         self.check_alive()?;
         let container = self.guest_container(id).await?;
         if container.init().exit().is_some() {
-            return Err(SandboxError::Invalid("the container has ended"));
+            return Err(SandboxError::NotRunning(id.to_owned()));
         }
         container.add_exec(Process::new(id, exec_id, stdio, Some(process))?)?;
         self.save().await
@@ -373,13 +373,19 @@ impl Pod {
         stats.map_err(refused("read the container's figures"))
     }
 
-    /// Guest process ids of a container's processes.
+    /// Guest process ids of a container's processes; for the container that stands for the pod, the
+    /// VMM's on the host.
     ///
     /// # Errors
-    /// When the guest fails.
+    /// When the container has ended: containerd takes a list without any process for that of a pod
+    /// process that was never used, and ends it. Or when the guest fails.
     pub async fn pids(&self, id: &str) -> Result<Vec<u32>, SandboxError> {
-        if self.container(id).await?.init().is_placeholder() {
-            return Ok(Vec::new());
+        let container = self.container(id).await?;
+        if container.init().exit().is_some() {
+            return Err(SandboxError::NotRunning(id.to_owned()));
+        }
+        if container.init().is_placeholder() {
+            return Ok(u32::try_from(self.pid()).into_iter().collect());
         }
         let list = self
             .guest

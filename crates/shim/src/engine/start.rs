@@ -15,8 +15,8 @@ use crate::client::{self, Engine, PodProcess, Start};
 
 /// What a guest needs for its kernel and agent beside its containers' memory, MiB.
 const GUEST_OVERHEAD_MIB: u32 = 64;
-/// Guest memory when nothing limits the pod's, MiB.
-const DEFAULT_MEMORY_MIB: u32 = 512;
+/// Guest memory when nothing limits the pod's, MiB. What is not used is not taken from the host.
+const DEFAULT_MEMORY_MIB: u32 = 2048;
 /// Virtual CPUs when nothing limits the pod's.
 const DEFAULT_VCPUS: u32 = 2;
 
@@ -99,7 +99,10 @@ async fn create_state_dir(state_dir: &Path, id: &str) -> Result<(), EngineError>
 }
 
 fn pod_config(invocation: &Invocation, role: &Role, spec: &Spec) -> Result<PodConfig, EngineError> {
-    let limits = Limits::of(spec);
+    let limits = match role {
+        Role::Sandbox => Limits::of_pod(spec),
+        Role::Single | Role::Member(_) => Limits::of_container(spec),
+    };
     Ok(PodConfig {
         id: invocation.id.clone(),
         hostname: spec.hostname().clone().unwrap_or_default(),
@@ -124,25 +127,43 @@ struct Limits {
 }
 
 impl Limits {
-    fn of(spec: &Spec) -> Self {
-        let resources = spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().as_ref());
-        let memory = resources
-            .and_then(|resources| resources.memory().as_ref()?.limit())
-            .filter(|bytes| *bytes > 0)
-            .and_then(|bytes| u32::try_from((bytes + (1 << 20) - 1) >> 20).ok());
-        let vcpus = resources
-            .and_then(|resources| resources.cpu().as_ref())
-            .and_then(|cpu| {
-                let quota = cpu.quota().filter(|quota| *quota > 0)?;
-                let period = i64::try_from(cpu.period().unwrap_or(100_000)).ok()?.max(1);
-                u32::try_from((quota + period - 1) / period).ok()
-            });
+    /// Of a pod: what its containers may use together, as containerd's annotations say.
+    fn of_pod(spec: &Spec) -> Self {
+        let number = |name: &str| -> Option<i64> {
+            let name = format!("io.kubernetes.cri.sandbox-{name}");
+            spec.annotations().as_ref()?.get(&name)?.parse().ok()
+        };
+        Self::new(number("memory"), number("cpu-quota"), number("cpu-period"))
+    }
+
+    /// Of a container that is a pod by itself.
+    fn of_container(spec: &Spec) -> Self {
+        let linux = spec.linux().as_ref();
+        let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) else {
+            return Self::default();
+        };
+        let cpu = resources.cpu().as_ref();
+        Self::new(
+            resources
+                .memory()
+                .as_ref()
+                .and_then(|memory| memory.limit()),
+            cpu.and_then(|cpu| cpu.quota()),
+            cpu.and_then(|cpu| i64::try_from(cpu.period()?).ok()),
+        )
+    }
+
+    /// A memory limit in bytes, a CPU quota in microseconds of each period. Zero and less are no limit.
+    fn new(memory: Option<i64>, quota: Option<i64>, period: Option<i64>) -> Self {
+        const PERIOD: i64 = 100_000;
+        let limit = |value: Option<i64>| value.filter(|value| *value > 0);
+        let rounded_up = |value: i64, unit: i64| {
+            u32::try_from(value.saturating_add(unit - 1) / unit).unwrap_or(u32::MAX)
+        };
+        let period = limit(period).unwrap_or(PERIOD);
         Self {
-            vcpus,
-            memory_mib: memory,
+            vcpus: limit(quota).map(|quota| rounded_up(quota, period)),
+            memory_mib: limit(memory).map(|bytes| rounded_up(bytes, 1 << 20)),
         }
     }
 }
@@ -180,12 +201,27 @@ mod tests {
 
     #[test]
     fn limits_are_rounded_up() {
-        let limits = Limits::of(&spec(json!({
+        let limits = Limits::of_container(&spec(json!({
             "resources": {"memory": {"limit": 1_048_577}, "cpu": {"quota": 150_000, "period": 100_000}},
         })));
         assert_eq!((limits.vcpus, limits.memory_mib), (Some(2), Some(2)));
         let none = json!({"resources": {"memory": {"limit": 0}, "cpu": {"quota": -1}}});
-        assert_eq!(Limits::of(&spec(none)), Limits::default());
+        assert_eq!(Limits::of_container(&spec(none)), Limits::default());
+    }
+
+    #[test]
+    fn a_pods_limits_are_in_its_annotations() {
+        let spec = json!({
+            "ociVersion": "1.0.2",
+            "annotations": {
+                "io.kubernetes.cri.sandbox-memory": "268435456",
+                "io.kubernetes.cri.sandbox-cpu-quota": "50000",
+                "io.kubernetes.cri.sandbox-cpu-period": "100000",
+            },
+            "linux": {"resources": {"memory": {"limit": 1_048_576}}},
+        });
+        let limits = Limits::of_pod(&serde_json::from_value(spec).unwrap());
+        assert_eq!((limits.vcpus, limits.memory_mib), (Some(1), Some(256)));
     }
 
     #[test]
