@@ -1,0 +1,56 @@
+//! Settings that are one of a few words.
+
+use hull_vm::Acceleration;
+
+use crate::settings::{LogLevel, Vmm};
+
+/// A setting that is one of a few words.
+pub(crate) trait Choice: Copy + 'static {
+    /// All of them, in the order in which they are listed.
+    const ALL: &'static [Self];
+
+    /// The word for it.
+    fn name(self) -> &'static str;
+}
+
+impl Choice for Vmm {
+    const ALL: &'static [Self] = &[Self::Qemu];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+impl Choice for Acceleration {
+    const ALL: &'static [Self] = &[Self::Auto, Self::Kvm, Self::Tcg];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+impl Choice for LogLevel {
+    const ALL: &'static [Self] = &[
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The operator's configuration of Hull.
+//!
+//! [`Config::load`] puts the built-in defaults, the configuration file and its drop-ins together.
+//! Every value knows where it comes from.
+//!
+//! A setting is a field in `settings` and a row of the table in `schema`. All else follows from the
+//! row: reading files, the nearest key of an unknown one, and what is shown.
+
+mod choice;
+mod config;
+mod error;
+mod file;
+mod nearest;
+mod origin;
+mod schema;
+mod settings;
+mod show;
+mod size;
+mod value;
+
+pub use config::{Config, DEFAULT_FILE, FILE_VARIABLE};
+pub use error::{ConfigError, ValueError};
+pub use hull_vm::Acceleration;
+pub use origin::{Origin, Place};
+pub use settings::{AnnotationSettings, GuestSettings, LogLevel, LogSettings, VmSettings, Vmm};
+pub use show::Entry;
+pub use size::Size;

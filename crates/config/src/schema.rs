@@ -1,0 +1,149 @@
+//! The table of the settings.
+
+use std::path::Path;
+
+use crate::choice::Choice;
+use crate::config::Config;
+use crate::error::ValueError;
+use crate::nearest::nearest_key;
+use crate::size::Size;
+use crate::value::{Value, quoted};
+
+/// A setting.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Its table and its key in it.
+    pub(crate) key: &'static str,
+    /// What it is, in one line.
+    pub(crate) documentation: &'static str,
+    /// Whether an annotation can be allowed to change it.
+    pub(crate) annotation: bool,
+    /// Its value as TOML; nothing when it is not set.
+    pub(crate) show: fn(&Config) -> Option<String>,
+    /// Gives it a value.
+    pub(crate) apply: fn(&mut Config, &Value) -> Result<(), ValueError>,
+}
+
+/// The least memory that a guest boots with.
+const LEAST_MEMORY: Size = Size::from_mib(64);
+
+/// All settings, in the order in which they are shown.
+pub(crate) static SETTINGS: &[Setting] = &[
+    Setting {
+        key: "vm.vmm",
+        documentation: "what runs the virtual machine: \"qemu\"",
+        annotation: true,
+        show: |config| Some(quoted(config.vm.vmm.name())),
+        apply: |config, value| value.choice().map(|vmm| config.vm.vmm = vmm),
+    },
+    Setting {
+        key: "vm.acceleration",
+        documentation: "\"kvm\", \"tcg\" (QEMU's translator), or \"auto\": KVM where it works, else the translator",
+        annotation: true,
+        show: |config| Some(quoted(config.vm.acceleration.name())),
+        apply: |config, value| value.choice().map(|chosen| config.vm.acceleration = chosen),
+    },
+    Setting {
+        key: "vm.vcpus",
+        documentation: "virtual CPUs of a pod whose limits do not say, 1 to 64",
+        annotation: true,
+        show: |config| Some(config.vm.vcpus.to_string()),
+        apply: |config, value| value.integer(1, 64).map(|vcpus| config.vm.vcpus = vcpus),
+    },
+    Setting {
+        key: "vm.memory",
+        documentation: "guest memory of a pod whose limits do not say, 64MiB or more",
+        annotation: true,
+        show: |config| Some(size(config.vm.memory)),
+        apply: |config, value| {
+            value
+                .size_from(LEAST_MEMORY)
+                .map(|size| config.vm.memory = size)
+        },
+    },
+    Setting {
+        key: "vm.memory_overhead",
+        documentation: "what a guest gets beside its containers' memory limits",
+        annotation: true,
+        show: |config| Some(size(config.vm.memory_overhead)),
+        apply: |config, value| value.size().map(|size| config.vm.memory_overhead = size),
+    },
+    Setting {
+        key: "guest.kernel",
+        documentation: "the guest's kernel, an absolute path; without it the one beside the program",
+        annotation: true,
+        show: |config| config.guest.kernel.as_deref().map(path),
+        apply: |config, value| value.path().map(|path| config.guest.kernel = Some(path)),
+    },
+    Setting {
+        key: "guest.initramfs",
+        documentation: "the guest's first file system, an absolute path; without it the one beside the program",
+        annotation: true,
+        show: |config| config.guest.initramfs.as_deref().map(path),
+        apply: |config, value| value.path().map(|path| config.guest.initramfs = Some(path)),
+    },
+    Setting {
+        key: "annotations.allow",
+        documentation: "keys of the settings that a pod's annotations may change",
+        annotation: false,
+        show: |config| {
+            let keys: Vec<String> = config
+                .annotations
+                .allow
+                .iter()
+                .map(|key| quoted(key))
+                .collect();
+            Some(format!("[{}]", keys.join(", ")))
+        },
+        apply: |config, value| allowed_keys(value).map(|keys| config.annotations.allow = keys),
+    },
+    Setting {
+        key: "log.level",
+        documentation: "how much the pod process logs: \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
+        annotation: true,
+        show: |config| Some(quoted(config.log.level.name())),
+        apply: |config, value| value.choice().map(|level| config.log.level = level),
+    },
+];
+
+/// The setting with this key.
+pub(crate) fn setting(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The keys of all settings.
+pub(crate) fn keys() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().map(|setting| setting.key)
+}
+
+/// The tables that hold the settings, each once for each of its settings.
+pub(crate) fn tables() -> impl Iterator<Item = &'static str> {
+    keys().filter_map(|key| Some(key.rsplit_once('.')?.0))
+}
+
+fn size(size: Size) -> String {
+    let text = size.to_string();
+    // Bytes are an integer.
+    if text.ends_with('B') {
+        quoted(&text)
+    } else {
+        text
+    }
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn allowed_keys(value: &Value) -> Result<Vec<&'static str>, ValueError> {
+    let texts = value.texts().ok_or(ValueError::Keys)?;
+    let known = texts.into_iter().map(|text| match setting(text) {
+        Some(setting) if setting.annotation => Ok(setting.key),
+        Some(setting) => Err(ValueError::NeverAnnotation(setting.key)),
+        None => Err(ValueError::NoSuchKey {
+            key: text.into(),
+            nearest: nearest_key(text),
+        }),
+    });
+    known.collect()
+}

@@ -1,0 +1,98 @@
+//! The settings' types and defaults.
+
+use std::path::PathBuf;
+
+use hull_vm::Acceleration;
+
+use crate::choice::Choice;
+use crate::size::Size;
+
+/// A pod's virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmSettings {
+    /// What runs it.
+    pub vmm: Vmm,
+    /// How its instructions run.
+    pub acceleration: Acceleration,
+    /// Virtual CPUs of a pod whose limits do not say.
+    pub vcpus: u32,
+    /// Guest memory of a pod whose limits do not say.
+    pub memory: Size,
+    /// What a guest gets beside its containers' memory limits.
+    pub memory_overhead: Size,
+}
+
+/// The guest's files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GuestSettings {
+    /// Its kernel, when it is not the one beside the program.
+    pub kernel: Option<PathBuf>,
+    /// Its first file system, when it is not the one beside the program.
+    pub initramfs: Option<PathBuf>,
+}
+
+/// What a pod may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnnotationSettings {
+    /// Keys of the settings that its annotations may change.
+    pub allow: Vec<&'static str>,
+}
+
+/// The pod process's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogSettings {
+    /// How much is written.
+    pub level: LogLevel,
+}
+
+/// The VMMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Vmm {
+    /// QEMU's microvm machine.
+    #[default]
+    Qemu,
+}
+
+/// How much is logged; each level includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may be wrong.
+    #[default]
+    Warn,
+    /// What was done.
+    Info,
+    /// How it was done.
+    Debug,
+    /// Each step.
+    Trace,
+}
+
+impl Default for VmSettings {
+    fn default() -> Self {
+        Self {
+            vmm: Vmm::default(),
+            acceleration: Acceleration::default(),
+            vcpus: 2,
+            memory: Size::from_mib(2048),
+            memory_overhead: Size::from_mib(64),
+        }
+    }
+}
+
+impl Default for AnnotationSettings {
+    fn default() -> Self {
+        Self {
+            allow: vec!["vm.vcpus", "vm.memory"],
+        }
+    }
+}
+
+impl LogLevel {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.name()
+    }
+}

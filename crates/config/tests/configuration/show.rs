@@ -1,0 +1,39 @@
+//! What a person is shown of the configuration.
+
+use crate::support::Files;
+
+#[test]
+fn every_value_is_shown_with_its_origin() {
+    let files =
+        Files::new("vm.memory = '1024M'\nguest.kernel = '/a \"b\"'\nvm.memory_overhead = 1000");
+    let config = files.load().unwrap();
+    let dir = files.path("");
+    assert_eq!(
+        config.to_text().replace(dir.to_str().unwrap(), ""),
+        "vm.vmm = \"qemu\"                                # default\n\
+         vm.acceleration = \"auto\"                       # default\n\
+         vm.vcpus = 2                                   # default\n\
+         vm.memory = \"1GiB\"                             # config.toml:1\n\
+         vm.memory_overhead = 1000                      # config.toml:3\n\
+         guest.kernel = \"/a \\\"b\\\"\"                      # config.toml:2\n\
+         # guest.initramfs is not set                   # default\n\
+         annotations.allow = [\"vm.vcpus\", \"vm.memory\"]  # default\n\
+         log.level = \"warn\"                             # default\n"
+    );
+}
+
+#[test]
+fn what_is_shown_is_a_configuration_file() {
+    let files = Files::new(
+        "vm = { acceleration = 'kvm', vcpus = 7, memory = '100M', memory_overhead = 5 }\n\
+         guest = { kernel = '/k', initramfs = '/\u{fc}\"\\i' }\n\
+         annotations.allow = []\nlog.level = 'trace'",
+    );
+    let config = files.load().unwrap();
+    let again = Files::new(&config.to_text()).load().unwrap();
+    assert_eq!((again.vm, again.guest), (config.vm, config.guest));
+    assert_eq!(
+        (again.annotations, again.log),
+        (config.annotations, config.log)
+    );
+}
