@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::origin::{Origin, Place};
 use crate::size::Size;
 
-/// Why the configuration cannot be read.
+/// Why the configuration cannot be read, or an annotation not be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
@@ -56,6 +56,38 @@ pub enum ConfigError {
         value: String,
         /// Why not.
         source: ValueError,
+    },
+    /// An annotation of Hull's that does not exist.
+    #[error(
+        "there is no annotation `{}`{}",
+        name.escape_debug(),
+        did_you_mean(crate::ANNOTATION_PREFIX, *nearest)
+    )]
+    UnknownAnnotation {
+        /// Its name.
+        name: String,
+        /// The key of the setting that may have been meant.
+        nearest: Option<&'static str>,
+    },
+    /// An annotation for a setting that no annotation may change.
+    #[error("annotation `{name}`: no annotation may change `{key}`")]
+    NeverAnnotation {
+        /// The annotation.
+        name: String,
+        /// The setting.
+        key: &'static str,
+    },
+    /// An annotation that the operator does not allow.
+    #[error(
+        "annotation `{name}` is not allowed: `annotations.allow` in {file} does not list `{key}`"
+    )]
+    NotAllowed {
+        /// The annotation.
+        name: String,
+        /// The setting.
+        key: &'static str,
+        /// The file and line that set `annotations.allow`, or the file that could.
+        file: String,
     },
 }
 

@@ -19,6 +19,11 @@ pub enum Origin {
     Default,
     /// A configuration file.
     File(Place),
+    /// An annotation of the pod.
+    Annotation {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl fmt::Display for Place {
@@ -32,6 +37,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => formatter.write_str("default"),
             Self::File(place) => place.fmt(formatter),
+            Self::Annotation { name } => write!(formatter, "annotation {name}"),
         }
     }
 }

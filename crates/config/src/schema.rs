@@ -18,10 +18,21 @@ pub(crate) struct Setting {
     pub(crate) documentation: &'static str,
     /// Whether an annotation can be allowed to change it.
     pub(crate) annotation: bool,
+    /// The annotation of Kata Containers with the same meaning.
+    pub(crate) kata: Option<Kata>,
     /// Its value as TOML; nothing when it is not set.
     pub(crate) show: fn(&Config) -> Option<String>,
     /// Gives it a value.
     pub(crate) apply: fn(&mut Config, &Value) -> Result<(), ValueError>,
+}
+
+/// An annotation of Kata Containers.
+#[derive(Debug)]
+pub(crate) struct Kata {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What its text says in Hull's terms.
+    pub(crate) read: fn(&str) -> Value,
 }
 
 /// The least memory that a guest boots with.
@@ -33,6 +44,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "vm.vmm",
         documentation: "what runs the virtual machine: \"qemu\"",
         annotation: true,
+        kata: None,
         show: |config| Some(quoted(config.vm.vmm.name())),
         apply: |config, value| value.choice().map(|vmm| config.vm.vmm = vmm),
     },
@@ -40,6 +52,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "vm.acceleration",
         documentation: "\"kvm\", \"tcg\" (QEMU's translator), or \"auto\": KVM where it works, else the translator",
         annotation: true,
+        kata: None,
         show: |config| Some(quoted(config.vm.acceleration.name())),
         apply: |config, value| value.choice().map(|chosen| config.vm.acceleration = chosen),
     },
@@ -47,6 +60,10 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "vm.vcpus",
         documentation: "virtual CPUs of a pod whose limits do not say, 1 to 64",
         annotation: true,
+        kata: Some(Kata {
+            name: "io.katacontainers.config.hypervisor.default_vcpus",
+            read: kata_vcpus,
+        }),
         show: |config| Some(config.vm.vcpus.to_string()),
         apply: |config, value| value.integer(1, 64).map(|vcpus| config.vm.vcpus = vcpus),
     },
@@ -54,6 +71,10 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "vm.memory",
         documentation: "guest memory of a pod whose limits do not say, 64MiB or more",
         annotation: true,
+        kata: Some(Kata {
+            name: "io.katacontainers.config.hypervisor.default_memory",
+            read: kata_memory,
+        }),
         show: |config| Some(size(config.vm.memory)),
         apply: |config, value| {
             value
@@ -65,6 +86,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "vm.memory_overhead",
         documentation: "what a guest gets beside its containers' memory limits",
         annotation: true,
+        kata: None,
         show: |config| Some(size(config.vm.memory_overhead)),
         apply: |config, value| value.size().map(|size| config.vm.memory_overhead = size),
     },
@@ -72,6 +94,10 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "guest.kernel",
         documentation: "the guest's kernel, an absolute path; without it the one beside the program",
         annotation: true,
+        kata: Some(Kata {
+            name: "io.katacontainers.config.hypervisor.kernel",
+            read: |text| Value::Text(text.into()),
+        }),
         show: |config| config.guest.kernel.as_deref().map(path),
         apply: |config, value| value.path().map(|path| config.guest.kernel = Some(path)),
     },
@@ -79,6 +105,10 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "guest.initramfs",
         documentation: "the guest's first file system, an absolute path; without it the one beside the program",
         annotation: true,
+        kata: Some(Kata {
+            name: "io.katacontainers.config.hypervisor.initrd",
+            read: |text| Value::Text(text.into()),
+        }),
         show: |config| config.guest.initramfs.as_deref().map(path),
         apply: |config, value| value.path().map(|path| config.guest.initramfs = Some(path)),
     },
@@ -86,6 +116,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "annotations.allow",
         documentation: "keys of the settings that a pod's annotations may change",
         annotation: false,
+        kata: None,
         show: |config| {
             let keys: Vec<String> = config
                 .annotations
@@ -101,6 +132,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
         key: "log.level",
         documentation: "how much the pod process logs: \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
         annotation: true,
+        kata: None,
         show: |config| Some(quoted(config.log.level.name())),
         apply: |config, value| value.choice().map(|level| config.log.level = level),
     },
@@ -146,4 +178,23 @@ fn allowed_keys(value: &Value) -> Result<Vec<&'static str>, ValueError> {
         }),
     });
     known.collect()
+}
+
+/// Kata Containers gives a guest the next whole number of CPUs.
+fn kata_vcpus(text: &str) -> Value {
+    match text.split_once('.') {
+        Some((whole, part)) => match (whole.parse::<u32>(), part.parse::<u32>()) {
+            (Ok(whole), Ok(part)) => Value::Integer(i64::from(whole) + i64::from(part > 0)),
+            _ => Value::Text(text.into()),
+        },
+        None => Value::from_annotation(text),
+    }
+}
+
+/// Kata Containers counts in MiB when there is no unit.
+fn kata_memory(text: &str) -> Value {
+    match Value::from_annotation(text) {
+        Value::Integer(mib) => Value::Text(format!("{mib}MiB")),
+        other => other,
+    }
 }

@@ -40,6 +40,16 @@ impl Value {
         }
     }
 
+    /// A value in an annotation, where all is text: digits alone are an integer.
+    pub(crate) fn from_annotation(text: &str) -> Self {
+        if text.bytes().all(|byte| byte.is_ascii_digit())
+            && let Ok(number) = text.parse()
+        {
+            return Self::Integer(number);
+        }
+        Self::Text(text.into())
+    }
+
     /// As an integer between two others, both included.
     pub(crate) fn integer(&self, least: u32, most: u32) -> Result<u32, ValueError> {
         let number = match self {
@@ -148,6 +158,14 @@ mod tests {
             assert!(!quoted.contains(char::is_control), "{quoted}");
             let read = DeValue::parse(&quoted).unwrap();
             assert_eq!(read.get_ref().as_str(), Some(text));
+        }
+    }
+
+    #[test]
+    fn digits_in_an_annotation_are_an_integer() {
+        assert_eq!(Value::from_annotation("4"), Value::Integer(4));
+        for text in ["", "-4", "4.0", "4G", "99999999999999999999"] {
+            assert_eq!(Value::from_annotation(text), Value::Text(text.into()));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
+mod annotations;
 mod files;
 mod show;
 mod support;

@@ -1,18 +1,25 @@
 //! What a person is shown of the configuration.
 
+use std::collections::HashMap;
+
 use crate::support::Files;
 
 #[test]
 fn every_value_is_shown_with_its_origin() {
     let files =
         Files::new("vm.memory = '1024M'\nguest.kernel = '/a \"b\"'\nvm.memory_overhead = 1000");
-    let config = files.load().unwrap();
+    let annotations = HashMap::from([("dev.hull.vm.vcpus".to_owned(), "4".to_owned())]);
+    let (config, _) = files
+        .load()
+        .unwrap()
+        .with_annotations(&annotations)
+        .unwrap();
     let dir = files.path("");
     assert_eq!(
         config.to_text().replace(dir.to_str().unwrap(), ""),
         "vm.vmm = \"qemu\"                                # default\n\
          vm.acceleration = \"auto\"                       # default\n\
-         vm.vcpus = 2                                   # default\n\
+         vm.vcpus = 4                                   # annotation dev.hull.vm.vcpus\n\
          vm.memory = \"1GiB\"                             # config.toml:1\n\
          vm.memory_overhead = 1000                      # config.toml:3\n\
          guest.kernel = \"/a \\\"b\\\"\"                      # config.toml:2\n\
