@@ -198,3 +198,18 @@ fn kata_memory(text: &str) -> Value {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn katas_annotations_are_documented_with_what_they_set() {
+        let page = include_str!("../../../docs/configuration.md");
+        for setting in SETTINGS {
+            let Some(kata) = &setting.kata else { continue };
+            let row = format!("| `{}` | `{}`", kata.name, setting.key);
+            assert!(page.contains(&row), "missing: {row}");
+        }
+    }
+}

@@ -1,8 +1,9 @@
-//! What a person is shown of the configuration.
+//! What a person is shown of the configuration, and that the documentation says the same.
 
 use std::collections::HashMap;
 
 use crate::support::Files;
+use hull_config::{Config, DEFAULT_FILE, FILE_VARIABLE};
 
 #[test]
 fn every_value_is_shown_with_its_origin() {
@@ -43,4 +44,17 @@ fn what_is_shown_is_a_configuration_file() {
         (again.annotations, again.log),
         (config.annotations, config.log)
     );
+}
+
+#[test]
+fn the_documentation_lists_every_setting_with_its_default() {
+    let page = include_str!("../../../../docs/configuration.md");
+    for entry in Config::default().entries() {
+        let default = entry
+            .value
+            .map_or("none".to_owned(), |value| format!("`{value}`"));
+        let row = format!("| `{}` | {default} | {} |", entry.key, entry.documentation);
+        assert!(page.lines().any(|line| line == row), "missing: {row}");
+    }
+    assert!(page.contains(DEFAULT_FILE) && page.contains(FILE_VARIABLE));
 }
