@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use harness::containerd::Containerd;
 use harness::cri::Cri;
@@ -13,7 +14,7 @@ use harness::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
 use harness::traces::{pids_of, pods_only};
 use k8s_cri::v1::{
     AttachRequest, ContainerStatsRequest, ExecRequest, LinuxContainerResources, Mount,
-    NamespaceOption, PortForwardRequest, UpdateContainerResourcesRequest,
+    NamespaceOption, PodSandboxConfig, PortForwardRequest, UpdateContainerResourcesRequest,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
@@ -370,10 +371,48 @@ async fn limits_size_the_machine_and_bound_each_container() {
         .expect("bytes");
     assert!(used.value > 0 && used.value < 32 << 20, "{used:?}");
 
-    let hog = cri.exec(&id, &["sh", "-c", "x=$(yes | head -c 80m)"]).await;
+    let hog = cri.exec(&id, &["tail", "/dev/zero"]).await;
     assert_eq!(hog.code, 137);
     cri.stop(&id, 0).await;
     cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn kernel_parameters_and_annotations_are_the_pods() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let mut config = cri.pod_config("parameters");
+    let linux = config.linux.as_mut().expect("for Linux");
+    linux.sysctls = [("fs.mqueue.msg_max", "100"), ("net.ipv4.ip_forward", "1")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    let annotate = |config: &mut PodSandboxConfig, name: &str, value: &str| {
+        config.annotations.insert(name.to_owned(), value.to_owned());
+    };
+    annotate(&mut config, "dev.hull.vm.vcpus", "1");
+    let kata = "io.katacontainers.config.hypervisor.default_memory";
+    annotate(&mut config, kata, "192");
+    let pod = cri.run_pod_of(config).await;
+    let id = cri.run(&pod, "c", &["sleep", "1000"]).await;
+    let mut shell = async |script: &str| cri.exec(&id, &["sh", "-c", script]).await.ok();
+    let parameters = "cat /proc/sys/fs/mqueue/msg_max /proc/sys/net/ipv4/ip_forward; nproc";
+    assert_eq!(shell(parameters).await, "100\n1\n1\n");
+    let total = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
+    let total: u32 = shell(total).await.trim().parse().expect("a number");
+    assert!((128..=192).contains(&total), "{total}");
+    cri.remove_pod(&pod).await;
+
+    let mut config = cri.pod_config("refused");
+    annotate(&mut config, "dev.hull.vm.memroy", "1GiB");
+    let refused = cri.try_run_pod(config).await.expect_err("refused");
+    let message = refused.message();
+    assert!(message.contains("did you mean"), "{message}");
+    let mut config = cri.pod_config("not-allowed");
+    annotate(&mut config, "dev.hull.guest.kernel", "/vmlinux");
+    let refused = cri.try_run_pod(config).await.expect_err("refused");
+    let message = refused.message();
+    assert!(message.contains("annotations.allow"), "{message}");
     containerd.assert_no_pods();
 }
 
@@ -382,7 +421,7 @@ async fn a_container_that_ran_out_of_memory_says_so() {
     let containerd = Containerd::new();
     let mut cri = Cri::connect(&containerd).await;
     let pod = cri.run_pod("oom").await;
-    let mut config = Cri::container_config("c", &["sh", "-c", "x=$(yes | head -c 80m)"]);
+    let mut config = Cri::container_config("c", &["tail", "/dev/zero"]);
     let linux = config.linux.as_mut().expect("for Linux");
     linux.resources = Some(LinuxContainerResources {
         memory_limit_in_bytes: 32 << 20,
@@ -404,15 +443,21 @@ async fn pods_outlive_their_containerd() {
     let mut cri = Cri::connect(&containerd).await;
     let pod = cri.run_pod("outlives").await;
     let stays = cri.run(&pod, "stays", &["sleep", "1000"]).await;
-    let goes = cri
-        .run(
-            &pod,
-            "goes",
-            &["sh", "-c", "until [ -e /go ]; do sleep 0.1; done; exit 9"],
-        )
-        .await;
-    let _ = cri.exec(&goes, &["touch", "/go"]).await.ok();
+    let volume = containerd.dir().join("volume");
+    fs::create_dir(&volume).expect("a directory");
+    let script = "until [ -e /volume/go ]; do sleep 0.1; done; touch /volume/gone; exit 9";
+    let mut config = Cri::container_config("goes", &["sh", "-c", script]);
+    config.mounts = vec![Mount {
+        host_path: volume.display().to_string(),
+        container_path: "/volume".to_owned(),
+        ..Default::default()
+    }];
+    let goes = cri.start(&pod, config).await;
     containerd.kill();
+    fs::write(volume.join("go"), "").expect("written");
+    while !volume.join("gone").exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     containerd.start();
     let mut cri = Cri::connect(&containerd).await;
     assert_eq!(cri.ended(&goes).await.exit_code, 9);

@@ -287,6 +287,7 @@ state = "{dir}/state"
     default_runtime_name = "hull"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.hull]
     runtime_type = "{RUNTIME}"
+    pod_annotations = ["dev.hull.*", "io.katacontainers.config.*"]
     privileged_without_host_devices = true
 "#
     )

@@ -9,9 +9,9 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
     CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatusRequest,
-    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    StopContainerRequest, StopPodSandboxRequest,
+    ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -143,13 +143,24 @@ impl Cri {
     /// # Panics
     /// When it does not run.
     pub async fn run_pod_of(&mut self, config: PodSandboxConfig) -> Pod {
+        self.try_run_pod(config).await.expect("the pod runs")
+    }
+
+    /// Runs a pod.
+    ///
+    /// # Errors
+    /// When the runtime refuses.
+    ///
+    /// # Panics
+    /// When the runtime does not know it then.
+    pub async fn try_run_pod(&mut self, config: PodSandboxConfig) -> Result<Pod, tonic::Status> {
         std::fs::create_dir_all(&config.log_directory).expect("a directory");
         let request = RunPodSandboxRequest {
             config: Some(config.clone()),
             runtime_handler: "hull".to_owned(),
         };
-        let answer = self.runtime.run_pod_sandbox(request).await;
-        let id = answer.expect("the pod runs").into_inner().pod_sandbox_id;
+        let answer = self.runtime.run_pod_sandbox(request).await?;
+        let id = answer.into_inner().pod_sandbox_id;
         let request = PodSandboxStatusRequest {
             pod_sandbox_id: id.clone(),
             verbose: false,
@@ -158,11 +169,11 @@ impl Cri {
         let status = answer.expect("the pod is known").into_inner().status;
         let network = status.and_then(|status| status.network).unwrap_or_default();
         let more = network.additional_ips.into_iter().map(|ip| ip.ip);
-        Pod {
+        Ok(Pod {
             id,
             config,
             addresses: [network.ip].into_iter().chain(more).collect(),
-        }
+        })
     }
 
     /// A container like most.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use hull_config::Config;
 use hull_image::Image;
 use hull_sandbox::mount::{MountSpec, overlay};
 use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, SingleContainer, Vmm};
@@ -67,9 +68,6 @@ pub(crate) enum BundleError {
 
 /// Memory of a machine whose container has no limit, MiB.
 const DEFAULT_MEMORY_MIB: u32 = 512;
-/// What the guest's kernel and agent get besides the container's limit, MiB: a container that reaches
-/// its limit is told so by its own control group, not by a guest that is out of memory.
-const GUEST_OVERHEAD_MIB: u64 = 64;
 /// Virtual CPUs unless asked otherwise.
 const DEFAULT_VCPUS: usize = 2;
 
@@ -110,12 +108,16 @@ fn hostname(args: &ContainerArgs, id: &str) -> String {
 /// What the pod is given. `exit_file` is where the pod process says how it ended.
 pub(crate) fn pod_config(
     args: &ContainerArgs,
+    config: &Config,
     dir: &ContainerDir,
 ) -> Result<PodConfig, BundleError> {
     let memory_mib = match args.machine.memory {
         None => DEFAULT_MEMORY_MIB,
         Some(bytes) => {
-            let mib = (bytes >> 20).saturating_add(GUEST_OVERHEAD_MIB);
+            // A container that reaches its limit is told so by its own control group, not by a guest
+            // that is out of memory.
+            let overhead = u64::from(config.vm.memory_overhead.mib());
+            let mib = (bytes >> 20).saturating_add(overhead);
             u32::try_from(mib).unwrap_or(u32::MAX)
         }
     };
@@ -135,12 +137,18 @@ pub(crate) fn pod_config(
     Ok(PodConfig {
         id: dir.id().to_owned(),
         hostname: hostname(args, dir.id()),
-        vmm: Vmm::Qemu,
-        acceleration: args.machine.accel,
+        vmm: match config.vm.vmm {
+            hull_config::Vmm::Qemu => Vmm::Qemu,
+        },
+        acceleration: args.machine.accel.unwrap_or(config.vm.acceleration),
         vcpus,
         memory_mib,
-        guest: GuestFiles::find()?,
+        guest: GuestFiles::choose(
+            config.guest.kernel.as_deref(),
+            config.guest.initramfs.as_deref(),
+        )?,
         network,
+        sysctls: BTreeMap::new(),
         placeholder: None,
         single: Some(SingleContainer {
             exit_file: dir.exit(),

@@ -1,5 +1,6 @@
 //! What a pod is given: its size, its VMM, its guest and its network.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,8 @@ pub struct PodConfig {
     pub guest: GuestFiles,
     /// The pod's network.
     pub network: NetworkConfig,
+    /// Kernel parameters of the pod, names and values.
+    pub sysctls: BTreeMap<String, String>,
     /// The container that stands for the whole pod with its engine. There is no process in it.
     pub placeholder: Option<String>,
     /// The pod lives as long as its only container: what `hull run` asks for. Otherwise the pod ends
@@ -113,6 +116,24 @@ pub enum Protocol {
 pub const GUEST_VARIABLE: &str = "HULL_GUEST";
 
 impl GuestFiles {
+    /// The files that are given, and for those that are not the ones that [`find`](Self::find) finds.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn choose(kernel: Option<&Path>, initramfs: Option<&Path>) -> Result<Self, SandboxError> {
+        if let (Some(kernel), Some(initramfs)) = (kernel, initramfs) {
+            return Ok(Self {
+                kernel: kernel.to_owned(),
+                initramfs: initramfs.to_owned(),
+            });
+        }
+        let found = Self::find()?;
+        Ok(Self {
+            kernel: kernel.map_or(found.kernel, Path::to_owned),
+            initramfs: initramfs.map_or(found.initramfs, Path::to_owned),
+        })
+    }
+
     /// The guest in `$HULL_GUEST`, else the one that was installed with this program, else the one
     /// that the checkout around this program has built.
     ///

@@ -244,7 +244,7 @@ impl Files {
         for bind in binds {
             let target = self.dir.join(&bind.name);
             let source = &bind.mount.source;
-            let kind = std::fs::metadata(source)
+            let kind = mount::origin::there(|| std::fs::metadata(source))
                 .map_err(SandboxError::host(format!("find the volume {source}")))?
                 .file_type();
             if kind.is_dir() {

@@ -1,5 +1,6 @@
 //! Mounts on the host, in the pod process's own mount namespace.
 
+pub mod origin;
 pub mod overlay;
 
 use std::path::Path;
@@ -96,27 +97,18 @@ impl MountSpec {
     /// # Errors
     /// When the kernel refuses.
     pub fn mount(&self, target: &Path) -> Result<(), SandboxError> {
-        let cannot = || {
-            let what = format!(
-                "mount {} ({}) on {}",
-                self.source,
-                self.kind,
-                target.display()
-            );
-            |error: nix::Error| SandboxError::host(what)(error.into())
+        let cannot_io = || {
+            let (source, kind) = (&self.source, &self.kind);
+            SandboxError::host(format!("mount {source} ({kind}) on {}", target.display()))
         };
+        let cannot = || |error: nix::Error| cannot_io()(error.into());
         let parsed = self.parse();
         let none = None::<&str>;
         if parsed.flags.contains(MsFlags::MS_BIND) {
-            let recursive = parsed.flags & MsFlags::MS_REC;
-            nix::mount::mount(
-                Some(self.source.as_str()),
-                target,
-                none,
-                MsFlags::MS_BIND | recursive,
-                none,
-            )
-            .map_err(cannot())?;
+            let recursive = parsed.flags.contains(MsFlags::MS_REC);
+            origin::clone_tree(Path::new(&self.source), recursive)
+                .and_then(|tree| origin::attach(&tree, target))
+                .map_err(cannot_io())?;
             let restrictions = parsed.flags
                 & (MsFlags::MS_RDONLY
                     | MsFlags::MS_NOSUID

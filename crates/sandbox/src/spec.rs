@@ -9,7 +9,7 @@ use hull_agent_api::agent;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use crate::error::SandboxError;
-use crate::mount::MountSpec;
+use crate::mount::{MountSpec, origin};
 use crate::share;
 
 /// A container's specification in guest terms, and what the host has to mount for it.
@@ -78,6 +78,7 @@ impl GuestSpec {
                 mount.set_source(Some(memory.target.clone().into()));
                 storages.push(memory);
             } else if let Some(bind) = host_bind(mount, binds.len()) {
+                leave_submounts_writable(mount)?;
                 mount.set_source(Some(guest_dir.join(&bind.name)));
                 binds.push(bind);
             }
@@ -136,7 +137,7 @@ fn shared_memory(mount: &Mount) -> Result<Option<agent::Storage>, SandboxError> 
         return Ok(None);
     };
     let cannot = || SandboxError::host(format!("look at {}", source.display()));
-    let found = nix::sys::statfs::statfs(source).map_err(|error| cannot()(error.into()))?;
+    let found = origin::there(|| Ok(nix::sys::statfs::statfs(source)?)).map_err(cannot())?;
     if found.filesystem_type() != nix::sys::statfs::TMPFS_MAGIC {
         return Ok(None);
     }
@@ -153,6 +154,42 @@ fn shared_memory(mount: &Mount) -> Result<Option<agent::Storage>, SandboxError> 
         of_pod: true,
         ..Default::default()
     }))
+}
+
+/// `ro` makes one mount read-only, and those below it stay as they are (`rro` would be for them too). On
+/// the host that is so. In the guest all of them are one mount, so the host's word has to do.
+fn leave_submounts_writable(mount: &mut Mount) -> Result<(), SandboxError> {
+    let options = mount.options().clone().unwrap_or_default();
+    let one_only = options.iter().any(|option| option == "ro")
+        && options.iter().any(|option| option == "rbind")
+        && !options.iter().any(|option| option == "rro");
+    let Some(source) = mount.source().as_deref().filter(|_| one_only) else {
+        return Ok(());
+    };
+    if has_submounts(source)? {
+        let kept = options.into_iter().filter(|option| option != "ro");
+        mount.set_options(Some(kept.collect()));
+    }
+    Ok(())
+}
+
+/// Whether something is mounted below a directory, where the engine's paths are.
+fn has_submounts(dir: &Path) -> Result<bool, SandboxError> {
+    const MOUNTS: &str = "/proc/thread-self/mountinfo";
+    let (dir, mounts) = origin::there(|| {
+        // What cannot be found cannot be mounted, which says why.
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        Ok((dir, std::fs::read_to_string(MOUNTS)?))
+    })
+    .map_err(SandboxError::host(format!("read {MOUNTS}")))?;
+    let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    // The kernel writes spaces and the like as octal numbers.
+    let escaped = dir
+        .to_string_lossy()
+        .replace('\\', r"\134")
+        .replace(' ', r"\040");
+    let below = format!("{}/", escaped.trim_end_matches('/'));
+    Ok(points.any(|point| point.starts_with(&below)))
 }
 
 fn is_bind(mount: &Mount) -> bool {
@@ -263,6 +300,32 @@ mod tests {
         assert_eq!(guest.binds[0].mount, MountSpec::bind("/srv/data", true));
         assert_eq!(guest.binds[1].mount.source, "/x/hosts");
         assert_eq!(guest.binds[1].mount.options, ["bind"]);
+    }
+
+    #[test]
+    fn what_is_mounted_below_a_read_only_volume_stays_writable() {
+        // There is always something below the root, and nothing below /proc/self.
+        for (source, kept) in [("/", false), ("/proc/self", true)] {
+            let guest = guest_spec(&json!({
+                "ociVersion": "1.0.2",
+                "mounts": [{"destination": "/v", "type": "bind", "source": source, "options": ["rbind", "ro"]}],
+            }))
+            .unwrap();
+            let mount = &guest.spec.mounts().as_ref().unwrap()[0];
+            let options = mount.options().as_ref().unwrap();
+            assert_eq!(
+                options.iter().any(|option| option == "ro"),
+                kept,
+                "{source}"
+            );
+            assert!(
+                guest.binds[0]
+                    .mount
+                    .options
+                    .iter()
+                    .any(|option| option == "ro")
+            );
+        }
     }
 
     #[test]

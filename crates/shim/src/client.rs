@@ -9,6 +9,7 @@ use std::sync::Arc;
 use command_fds::CommandFdExt;
 use containerd_shim_protos::api::ConnectRequest;
 use containerd_shim_protos::shim_async::TaskClient;
+use hull_config::LogLevel;
 use hull_vm::VmError;
 use hull_vm::process::{Process, ProcessRecord, find_program, listen};
 use tokio::net::UnixStream;
@@ -62,8 +63,8 @@ pub struct Engine {
     pub events: Option<PathBuf>,
     /// FIFO from which it reads the pod process's log.
     pub log: PathBuf,
-    /// It wants to read more of it.
-    pub debug: bool,
+    /// How much of it.
+    pub log_level: LogLevel,
 }
 
 /// A connection to a pod process.
@@ -200,8 +201,8 @@ fn spawn(state_dir: &Path, start: Start, attach: bool) -> Result<u32, ClientErro
             command.arg("--events").arg(events);
         }
         command.arg("--log-fifo").arg(engine.log);
-        if engine.debug {
-            command.env("HULL_LOG", "debug");
+        if std::env::var_os("HULL_LOG").is_none() {
+            command.env("HULL_LOG", engine.log_level.as_str());
         }
         // The bundle goes before the pod process does.
         command.current_dir("/");

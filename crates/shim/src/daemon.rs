@@ -73,6 +73,7 @@ fn host<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Daem
 /// # Errors
 /// When the kernel refuses, or the pod to take over is gone.
 pub fn enter_mount_namespace(options: &Options) -> Result<(), DaemonError> {
+    hull_sandbox::mount::origin::remember().map_err(host("open the host's mount namespace"))?;
     if options.attach {
         let vmm = hull_sandbox::live_vmm(&options.state_dir)
             .ok_or_else(|| DaemonError::Gone(options.state_dir.clone()))?;

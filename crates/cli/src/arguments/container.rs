@@ -163,9 +163,9 @@ pub(crate) struct MachineArgs {
     /// Virtual machine monitor
     #[arg(long, value_name = "VMM", default_value = "qemu", value_parser = ["qemu"])]
     pub(crate) vmm: String,
-    /// How the guest's instructions run: auto, kvm or tcg
-    #[arg(long, value_name = "HOW", default_value = "auto")]
-    pub(crate) accel: Acceleration,
+    /// How the guest's instructions run: auto, kvm or tcg [default: the configuration's, auto]
+    #[arg(long, value_name = "HOW")]
+    pub(crate) accel: Option<Acceleration>,
 }
 
 /// The network.

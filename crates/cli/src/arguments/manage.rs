@@ -143,6 +143,13 @@ pub(crate) struct CheckArgs {
     pub(crate) json: bool,
 }
 
+/// Commands on the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show the values that count, and where each comes from
+    Show,
+}
+
 /// Options of `version`.
 #[derive(Debug, Args)]
 pub(crate) struct VersionArgs {

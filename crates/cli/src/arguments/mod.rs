@@ -11,8 +11,8 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use container::{ContainerArgs, CreateArgs, ExecArgs, Network, PullPolicy, RunArgs};
 pub(crate) use image::{ImagesArgs, LoadArgs, PullArgs, RmiArgs};
 pub(crate) use manage::{
-    CheckArgs, CompletionsArgs, CpArgs, InspectArgs, KillArgs, LogsArgs, ManArgs, PsArgs, RmArgs,
-    StartArgs, StatsArgs, StopArgs, VersionArgs, VolumeCommand,
+    CheckArgs, CompletionsArgs, ConfigCommand, CpArgs, InspectArgs, KillArgs, LogsArgs, ManArgs,
+    PsArgs, RmArgs, StartArgs, StatsArgs, StopArgs, VersionArgs, VolumeCommand,
 };
 
 /// Runs OCI containers, each in a virtual machine of its own.
@@ -88,6 +88,9 @@ pub(crate) enum Command {
     Volume(VolumeCommand),
     /// Say what this host can do, and what to do about what is missing
     Check(CheckArgs),
+    /// The operator's configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show versions
     Version(VersionArgs),
     /// Print a completion script for a shell
@@ -99,7 +102,10 @@ pub(crate) enum Command {
 impl Command {
     /// Commands that touch no container, image or volume.
     pub(crate) fn is_about_hull(&self) -> bool {
-        matches!(self, Self::Version(_) | Self::Completions(_) | Self::Man(_))
+        matches!(
+            self,
+            Self::Config(_) | Self::Version(_) | Self::Completions(_) | Self::Man(_)
+        )
     }
 
     /// Commands that find out by themselves whether an ordinary user can be root in a namespace.

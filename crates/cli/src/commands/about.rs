@@ -1,4 +1,4 @@
-//! Commands about this program: `version`, `completions` and `man`.
+//! Commands about this program: `version`, `config`, `completions` and `man`.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use clap::{Command as ClapCommand, CommandFactory};
 use serde_json::json;
 
 use super::{CommandError, print};
-use crate::arguments::{Arguments, CompletionsArgs, ManArgs, VersionArgs};
+use crate::arguments::{Arguments, CompletionsArgs, ConfigCommand, ManArgs, VersionArgs};
 
 /// `hull version`.
 pub(crate) fn version(args: &VersionArgs) -> Result<u8, CommandError> {
@@ -63,6 +63,13 @@ fn pages(command: &ClapCommand, name: &str, dir: &Path) -> io::Result<()> {
         pages(below, &format!("{name}-{}", below.get_name()), dir)?;
     }
     Ok(())
+}
+
+/// `hull config`.
+pub(crate) fn config(command: &ConfigCommand) -> Result<u8, CommandError> {
+    match command {
+        ConfigCommand::Show => print(&hull_config::Config::load(None)?.to_text()),
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use crate::stdio::AttachError;
 pub(crate) enum CommandError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The operator's configuration.
+    #[error(transparent)]
+    Config(#[from] hull_config::ConfigError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -64,6 +67,7 @@ impl CommandError {
             Self::Pod(error) => error.exit_code(),
             Self::Interrupted(signal) => u8::try_from(128 + signal).ok(),
             Self::Bundle(_)
+            | Self::Config(_)
             | Self::Store(_)
             | Self::Image(_)
             | Self::Fetch(_)

@@ -68,6 +68,7 @@ pub(crate) async fn carry_out(
         Command::Load(args) => image::load(&context, &args).await,
         Command::Rmi(args) => image::rmi(&context, &args).await,
         Command::Volume(command) => volumes::volume(&context, &command).await,
+        Command::Config(command) => about::config(&command),
         Command::Version(args) => about::version(&args),
         Command::Completions(args) => about::completions(&args),
         Command::Man(args) => about::man(&args),

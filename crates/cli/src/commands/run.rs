@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hull_config::Config;
 use hull_image::{Image, Store};
 use hull_vm::Acceleration;
 
@@ -18,7 +19,9 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Command
     let container = &args.container;
     bundle::check(container)?;
     check_streams(args)?;
-    let notice = tcg_notice(context, container.machine.accel);
+    let config = Config::load(None)?;
+    let accel = container.machine.accel.unwrap_or(config.vm.acceleration);
+    let notice = tcg_notice(context, accel);
     let mut signals = Signals::catch().map_err(|e| CommandError::System("catch signals", e))?;
     let store = images::open(&context.locations, None)?;
     let image = tokio::select! {
@@ -36,7 +39,7 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Command
             None
         }
     };
-    let mut pod = bundle::pod_config(container, &dir)?;
+    let mut pod = bundle::pod_config(container, &config, &dir)?;
     if let Some(single) = &mut pod.single {
         single.exit_file = exit_file(context, &dir, for_us_only);
     }
@@ -88,7 +91,7 @@ fn make(
 ) -> Result<(Container, ContainerLock), CommandError> {
     let draft = context.store.begin(args.name.as_deref())?;
     store.hold(draft.container.dir.id(), image)?;
-    let pod = bundle::pod_config(args, &draft.container.dir)?;
+    let pod = bundle::pod_config(args, &Config::load(None)?, &draft.container.dir)?;
     let settings = bundle::write(args, image, &draft.container, pod, &context.locations)?;
     Ok(draft.finish(settings)?)
 }

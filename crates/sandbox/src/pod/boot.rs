@@ -1,5 +1,6 @@
 //! From a configuration to a guest that takes calls.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +173,13 @@ async fn reach(
     }
 }
 
+/// The network's and the pod's own, which win.
+fn sysctls(config: &PodConfig, machine: &Machine) -> HashMap<String, String> {
+    let mut all = machine.network.sysctls();
+    all.extend(config.sysctls.clone());
+    all
+}
+
 async fn configure(
     config: &PodConfig,
     machine: &Machine,
@@ -186,7 +194,7 @@ async fn configure(
             target: share::GUEST_DIR.to_owned(),
             ..Default::default()
         }],
-        sysctls: machine.network.sysctls(),
+        sysctls: sysctls(config, machine),
         network: Some(machine.network.guest()).into(),
         realtime_ns: now_ns(),
         entropy: random_bytes::<64>()?.to_vec(),

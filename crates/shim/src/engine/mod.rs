@@ -7,6 +7,7 @@
 mod command_line;
 mod delete;
 mod info;
+mod options;
 mod role;
 mod start;
 
@@ -40,6 +41,9 @@ pub enum EngineError {
     /// The pod process.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The operator's configuration, or a pod's annotations.
+    #[error(transparent)]
+    Config(#[from] hull_config::ConfigError),
     /// A container was to join a pod that does not run.
     #[error("container {id} belongs to the pod {pod}, which does not run")]
     NoPod {

@@ -1,24 +1,18 @@
 //! `start`: a pod process for a new pod, or the address of the one that a container joins.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use hull_config::{Config, LogLevel};
 use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, Vmm, bundle_spec, destroy, live_vmm};
-use hull_vm::Acceleration;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::role::Role;
-use super::{EngineError, Invocation, host};
+use super::{EngineError, Invocation, host, options};
 use crate::client::{self, Engine, PodProcess, Start};
-
-/// What a guest needs for its kernel and agent beside its containers' memory, MiB.
-const GUEST_OVERHEAD_MIB: u32 = 64;
-/// Guest memory when nothing limits the pod's, MiB. What is not used is not taken from the host.
-const DEFAULT_MEMORY_MIB: u32 = 2048;
-/// Virtual CPUs when nothing limits the pod's.
-const DEFAULT_VCPUS: u32 = 2;
 
 /// Starts the pod process for the container in the working directory, unless its pod has one, and
 /// says on the standard output where it listens.
@@ -39,14 +33,18 @@ pub async fn start(invocation: &Invocation) -> Result<(), EngineError> {
         }
         role => {
             let state_dir = invocation.state_dir(&invocation.id);
-            let config = pod_config(invocation, &role, &spec)?;
+            let settings = settings(&spec)?;
+            let config = pod_config(invocation, &settings, &role, &spec)?;
             create_state_dir(&state_dir, &invocation.id).await?;
             config.write(&state_dir)?;
             let engine = Engine {
                 namespace: invocation.namespace.clone(),
                 events: std::env::var_os("TTRPC_ADDRESS").map(Into::into),
                 log: bundle.join("log"),
-                debug: invocation.debug,
+                log_level: match invocation.debug {
+                    true => LogLevel::Debug,
+                    false => settings.log.level,
+                },
             };
             let start = Start {
                 engine: Some(engine),
@@ -82,6 +80,17 @@ fn tell(address: &str) -> io::Result<()> {
     stdout.flush()
 }
 
+/// What counts for the pod: the operator's files and the pod's annotations.
+fn settings(spec: &Spec) -> Result<Config, EngineError> {
+    let file = options::config_path(io::stdin().lock()).map_err(host("read the options"))?;
+    let annotations = spec.annotations().iter().flatten();
+    let (config, ignored) = Config::load(file.as_deref())?.with_annotations(annotations)?;
+    for name in ignored {
+        tracing::warn!("the annotation {name} is ignored");
+    }
+    Ok(config)
+}
+
 /// Makes the state directory. One that a pod left which is gone is removed.
 async fn create_state_dir(state_dir: &Path, id: &str) -> Result<(), EngineError> {
     if state_dir.exists() {
@@ -98,25 +107,45 @@ async fn create_state_dir(state_dir: &Path, id: &str) -> Result<(), EngineError>
         .map_err(host(format!("create {}", state_dir.display())))
 }
 
-fn pod_config(invocation: &Invocation, role: &Role, spec: &Spec) -> Result<PodConfig, EngineError> {
+fn pod_config(
+    invocation: &Invocation,
+    settings: &Config,
+    role: &Role,
+    spec: &Spec,
+) -> Result<PodConfig, EngineError> {
     let limits = match role {
         Role::Sandbox => Limits::of_pod(spec),
         Role::Single | Role::Member(_) => Limits::of_container(spec),
     };
+    let vm = &settings.vm;
+    let guest = &settings.guest;
     Ok(PodConfig {
         id: invocation.id.clone(),
         hostname: spec.hostname().clone().unwrap_or_default(),
-        vmm: Vmm::Qemu,
-        acceleration: Acceleration::Auto,
-        vcpus: limits.vcpus.unwrap_or(DEFAULT_VCPUS),
-        memory_mib: limits.memory_mib.map_or(DEFAULT_MEMORY_MIB, |limit| {
-            limit.saturating_add(GUEST_OVERHEAD_MIB)
+        vmm: match vm.vmm {
+            hull_config::Vmm::Qemu => Vmm::Qemu,
+        },
+        acceleration: vm.acceleration,
+        vcpus: limits.vcpus.unwrap_or(vm.vcpus),
+        memory_mib: limits.memory_mib.map_or(vm.memory.mib(), |limit| {
+            limit.saturating_add(vm.memory_overhead.mib())
         }),
-        guest: GuestFiles::find()?,
+        guest: GuestFiles::choose(guest.kernel.as_deref(), guest.initramfs.as_deref())?,
         network: network(spec)?,
+        sysctls: match role {
+            Role::Sandbox => sysctls(spec),
+            // A container's own are set in its own namespaces.
+            Role::Single | Role::Member(_) => BTreeMap::new(),
+        },
         placeholder: (*role == Role::Sandbox).then(|| invocation.id.clone()),
         single: None,
     })
+}
+
+fn sysctls(spec: &Spec) -> BTreeMap<String, String> {
+    let linux = spec.linux().as_ref();
+    let sysctls = linux.and_then(|linux| linux.sysctl().clone());
+    sysctls.into_iter().flatten().collect()
 }
 
 /// What limits a whole pod.
