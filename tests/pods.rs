@@ -340,6 +340,10 @@ async fn limits_size_the_machine_and_bound_each_container() {
     linux.resources = Some(resources(32, 1));
     let id = cri.start(&pod, config).await;
 
+    let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
+    let groups = fs::read_to_string(format!("/proc/{vmm}/cgroup")).expect("read");
+    let own = format!("{}/{}", containerd.cgroup(), pod.id);
+    assert!(groups.contains(&own), "{own} is not among {groups}");
     assert_eq!(cri.exec(&id, &["nproc"]).await.ok(), "3\n");
     let total = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
     let total = cri.exec(&id, &["sh", "-c", total]).await.ok();

@@ -187,6 +187,29 @@ impl Containerd {
         self.dir.path().join("hull")
     }
 
+    /// The control group of the host that the pods of the CRI are in, below every hierarchy's root.
+    ///
+    /// # Panics
+    /// When the directory has no name.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        let name = self.dir.path().file_name().expect("a name");
+        format!("/{}", name.to_string_lossy())
+    }
+
+    /// The directories of that group.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
+        let hierarchies = hierarchies
+            .map(|entry| entry.path())
+            .chain([root.to_owned()]);
+        hierarchies
+            .map(|dir| dir.join(&self.cgroup()[1..]))
+            .filter(|dir| dir.exists())
+            .collect()
+    }
+
     /// What containerd and the pods' processes said.
     #[must_use]
     pub fn log(&self) -> String {
@@ -219,10 +242,18 @@ impl Containerd {
     /// When something is left, with what it is.
     pub fn assert_no_pods(&self) {
         let root = self.hull_root();
+        // The end of its connection, for which containerd waits, is what a pod process does last but one.
+        for pod in crate::traces::pids_of("containerd-shim-hull-v2", &root.display().to_string()) {
+            crate::traces::wait_for_end(pod);
+        }
         let processes = crate::traces::processes_with(&root.display().to_string());
         assert!(processes.is_empty(), "{processes:#?}");
         let states = self.states();
         assert!(states.is_empty(), "{states:?}");
+        for dir in self.cgroups() {
+            let groups = crate::traces::tree(&dir, &|path| path.is_dir());
+            assert!(groups.is_empty(), "{groups:#?}");
+        }
         let mounts = crate::namespaces::mounts_below(&root);
         assert!(mounts.is_empty(), "{mounts:#?}");
     }
@@ -240,6 +271,10 @@ impl Drop for Containerd {
         // Whatever a failed test left.
         crate::traces::kill_recorded(&self.hull_root().join("run"));
         crate::namespaces::unmount_all_below(self.dir.path());
+        for dir in self.cgroups() {
+            // One that a failed test has left full stays.
+            let _ = fs::remove_dir(dir);
+        }
     }
 }
 

@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     logs: PathBuf,
+    cgroup: String,
 }
 
 /// A pod that runs.
@@ -98,6 +99,7 @@ impl Cri {
         Self {
             runtime,
             logs: containerd.dir().join("logs"),
+            cgroup: containerd.cgroup(),
         }
     }
 
@@ -128,6 +130,7 @@ impl Cri {
             hostname: name.to_owned(),
             log_directory: self.logs.join(name).display().to_string(),
             linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup.clone(),
                 security_context: Some(LinuxSandboxSecurityContext {
                     namespace_options: Some(own_processes()),
                     ..Default::default()

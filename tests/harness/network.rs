@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::namespaces::own_mounts;
 
@@ -31,8 +31,13 @@ impl Network {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         own_mounts();
         let none = None::<&str>;
-        // /sys/class/net shows the namespace in which it was mounted.
+        // /sys/class/net shows the namespace in which it was mounted. The control groups stay.
+        let aside = TempDir::new().expect("a directory");
+        let cgroups = "/sys/fs/cgroup";
+        let all = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(cgroups), aside.path(), none, all, none).expect("bound");
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("sysfs");
+        mount(Some(aside.path()), cgroups, none, MsFlags::MS_MOVE, none).expect("moved");
         for arguments in [
             "link set lo up",
             "link add uplink type veth peer name other",

@@ -148,6 +148,7 @@ pub(crate) fn pod_config(
             config.guest.initramfs.as_deref(),
         )?,
         network,
+        cgroup: None,
         sysctls: BTreeMap::new(),
         placeholder: None,
         single: Some(SingleContainer {

@@ -30,6 +30,9 @@ pub struct PodConfig {
     pub guest: GuestFiles,
     /// The pod's network.
     pub network: NetworkConfig,
+    /// The control group on the host that all processes of the pod are in, as an engine names it
+    /// (`linux.cgroupsPath`); whoever starts the pod process decides when there is none.
+    pub cgroup: Option<String>,
     /// Kernel parameters of the pod, names and values.
     pub sysctls: BTreeMap<String, String>,
     /// The container that stands for the whole pod with its engine. There is no process in it.

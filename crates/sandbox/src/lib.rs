@@ -3,6 +3,7 @@
 //! [`Pod::start`] boots a guest, [`Pod::create`] makes a container in it. Front ends translate
 //! between their protocol and [`Pod`]; a feature exists once, here.
 
+pub mod cgroup;
 pub mod config;
 pub mod container;
 pub mod error;
@@ -22,6 +23,6 @@ pub use config::{
 pub use container::{Container, CreateContainer, PreparedContainer};
 pub use error::SandboxError;
 pub use hull_seccomp::SeccompError;
-pub use pod::{End, Pod, destroy, live_vmm};
+pub use pod::{End, Pod, abandon, destroy, live_vmm};
 pub use process::{ExitRecord, ExitStatus, Process};
 pub use spec::read_bundle as bundle_spec;

@@ -20,7 +20,7 @@ use crate::network::PodNetwork;
 use crate::process::{ExitStatus, Process};
 use crate::share::Share;
 
-pub use record::{destroy, live_vmm};
+pub use record::{abandon, destroy, live_vmm};
 
 /// A pod whose guest runs.
 #[derive(Debug)]

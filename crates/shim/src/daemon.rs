@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containerd_shim_protos::shim_async::create_task;
+use hull_sandbox::cgroup::HostCgroup;
 use hull_sandbox::{ExitRecord, ExitStatus, Pod, PodConfig, SandboxError, SingleContainer};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -99,6 +100,8 @@ pub fn enter_mount_namespace(options: &Options) -> Result<(), DaemonError> {
 /// When the pod could not be started or not be cleaned up.
 pub async fn run(options: Options) -> Result<(), DaemonError> {
     let config = PodConfig::read(&options.state_dir)?;
+    let cgroup = config.cgroup.as_deref().map(HostCgroup::new).transpose()?;
+    let enter = || cgroup.as_ref().map_or(Ok(()), HostCgroup::enter);
     let (stage, stage_seen) = watch::channel(Stage::Booting);
     let shutdown = Arc::new(Notify::new());
     let (events, publisher) = match options.events {
@@ -122,7 +125,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let boot = async {
         let pod = match options.attach {
             true => Pod::attach(config.clone(), &options.state_dir).await,
-            false => Pod::start(config.clone(), &options.state_dir).await,
+            false => match enter() {
+                Ok(()) => Pod::start(config.clone(), &options.state_dir).await,
+                Err(error) => Err(error),
+            },
         };
         match pod {
             Ok(pod) => {
@@ -146,7 +152,12 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         _ = terminate.recv() => (None, false),
         () = lifeline.cut() => (None, true),
     };
-    let outcome = end(&stage_seen.borrow().clone(), exit).await;
+    let stage = stage_seen.borrow().clone();
+    let outcome = end(&stage, exit).await;
+    if options.attach && !matches!(stage, Stage::Up(_)) {
+        // Nobody here has started what still runs, so nothing ends it by itself.
+        hull_sandbox::abandon(&options.state_dir).await;
+    }
     if let Some(single) = &config.single {
         // What is removed and was abandoned has nobody left who would read its record.
         if !abandoned || single.remove.is_none() {
@@ -154,12 +165,14 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         }
     }
     let cleaned = clean_up(&options.state_dir, config.single.as_ref());
-    // Last: to a client the end of its connection says that nothing is left.
-    server.shutdown().await.map_err(DaemonError::Serve)?;
+    let left = cgroup.as_ref().map_or(Ok(()), HostCgroup::leave);
     if let Some(publisher) = publisher {
         publisher.finish().await;
     }
+    // Last: to a client the end of its connection says that nothing is left.
+    server.shutdown().await.map_err(DaemonError::Serve)?;
     cleaned?;
+    left?;
     outcome.stopped.map_err(DaemonError::from)
 }
 

@@ -8,6 +8,7 @@ use hull_vm::process::{Process, ProcessRecord};
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, Pod, boot};
+use crate::cgroup::HostCgroup;
 use crate::config::PodConfig;
 use crate::container::{Container, ContainerRecord};
 use crate::error::SandboxError;
@@ -25,6 +26,23 @@ struct PodRecord {
     file_server: ProcessRecord,
     network: NetworkRecord,
     containers: Vec<ContainerRecord>,
+}
+
+impl PodRecord {
+    /// Ends the machine, whatever of it still runs.
+    async fn kill(&self) {
+        let vm = [self.vm.vmm].into_iter().chain(self.vm.helpers.clone());
+        let servers = [self.file_server]
+            .into_iter()
+            .chain(self.network.processes());
+        for process in vm.chain(servers) {
+            // One that has ended cannot be found.
+            if let Ok(process) = Process::attach(process, "a process of the pod") {
+                process.kill().await;
+            }
+        }
+        self.network.release().await;
+    }
 }
 
 /// The VMM of the pod in `state_dir`, if it runs.
@@ -58,6 +76,15 @@ pub(super) fn save(
         .map_err(SandboxError::host(format!("write {}", path.display())))
 }
 
+/// Ends the machine of the pod in `state_dir` that could not be taken over.
+pub async fn abandon(state_dir: &Path) {
+    let bytes = std::fs::read(state_dir.join(FILE)).unwrap_or_default();
+    // Without a state file there was nothing to take over.
+    if let Ok(record) = serde_json::from_slice::<PodRecord>(&bytes) {
+        record.kill().await;
+    }
+}
+
 /// Ends what is left of the pod in `state_dir`, whatever state it is in, and removes the directory. A
 /// pod process that still runs is killed too, as one that was asked in vain.
 ///
@@ -70,18 +97,15 @@ pub async fn destroy(state_dir: &Path) -> Result<(), SandboxError> {
         .ok()
         .and_then(|bytes| serde_json::from_slice::<PodRecord>(&bytes).ok())
     {
-        let vm = [record.vm.vmm].into_iter().chain(record.vm.helpers);
-        let processes = [record.pod_process].into_iter().chain(vm);
-        let servers = [record.file_server]
-            .into_iter()
-            .chain(record.network.processes());
-        for process in processes.chain(servers) {
-            // One that has ended cannot be found.
-            if let Ok(process) = Process::attach(process, "a process of the pod") {
-                process.kill().await;
-            }
+        if let Ok(process) = Process::attach(record.pod_process, "the pod process") {
+            process.kill().await;
         }
-        record.network.release().await;
+        record.kill().await;
+    }
+    if let Ok(config) = PodConfig::read(state_dir)
+        && let Some(cgroup) = &config.cgroup
+    {
+        HostCgroup::new(cgroup)?.remove()?;
     }
     // The pod's mounts were in a mount namespace that is gone with its last process.
     match std::fs::remove_dir_all(state_dir) {
@@ -105,7 +129,8 @@ impl Pod {
     /// Takes over the pod of a pod process that is gone.
     ///
     /// # Errors
-    /// When the pod's processes are gone too, or the guest does not answer.
+    /// When one of the pod's processes is gone too, or the guest does not answer. [`abandon`] is for the
+    /// others then.
     pub async fn attach(config: PodConfig, state_dir: &Path) -> Result<Arc<Self>, SandboxError> {
         let path = state_dir.join(FILE);
         let bytes =

@@ -132,6 +132,7 @@ fn pod_config(
         }),
         guest: GuestFiles::choose(guest.kernel.as_deref(), guest.initramfs.as_deref())?,
         network: network(spec)?,
+        cgroup: cgroup(spec),
         sysctls: match role {
             Role::Sandbox => sysctls(spec),
             // A container's own are set in its own namespaces.
@@ -140,6 +141,11 @@ fn pod_config(
         placeholder: (*role == Role::Sandbox).then(|| invocation.id.clone()),
         single: None,
     })
+}
+
+fn cgroup(spec: &Spec) -> Option<String> {
+    let path = spec.linux().as_ref()?.cgroups_path().as_ref()?;
+    Some(path.to_string_lossy().into_owned()).filter(|path| !path.is_empty())
 }
 
 fn sysctls(spec: &Spec) -> BTreeMap<String, String> {
