@@ -136,6 +136,7 @@ pub(crate) fn pod_config(
     };
     Ok(PodConfig {
         id: dir.id().to_owned(),
+        namespace: String::new(),
         hostname: hostname(args, dir.id()),
         vmm: match config.vm.vmm {
             hull_config::Vmm::Qemu => Vmm::Qemu,

@@ -16,6 +16,8 @@ use crate::error::SandboxError;
 pub struct PodConfig {
     /// The pod's id.
     pub id: String,
+    /// The engine's namespace that it is in; empty without an engine.
+    pub namespace: String,
     /// Host name in the guest.
     pub hostname: String,
     /// Which VMM runs it.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::error::SandboxError;
 use crate::guest::{Guest, promptly, whenever};
 use crate::state::{Status, Transition};
-use crate::stdio::{Destination, StdioConfig};
+use crate::stdio::{Destination, Owner, StdioConfig};
 use streams::Streams;
 
 /// How a process ended.
@@ -233,9 +233,19 @@ impl Process {
         });
     }
 
-    /// Opens the streams in the guest and starts to relay them.
-    pub(crate) async fn open_stdio(&self, guest: &Guest) -> Result<(), SandboxError> {
-        self.streams.open(&self.stdio, &self.tokens, guest).await
+    /// Opens the streams in the guest and starts to relay them. `namespace` is the engine's.
+    pub(crate) async fn open_stdio(
+        &self,
+        guest: &Guest,
+        namespace: &str,
+    ) -> Result<(), SandboxError> {
+        let owner = Owner {
+            container_id: &self.container_id,
+            namespace,
+        };
+        self.streams
+            .open(&self.stdio, &self.tokens, guest, owner)
+            .await
     }
 
     /// What the agent is told of the streams.
@@ -251,8 +261,12 @@ impl Process {
 
     /// Gives a process of a guest that was taken over its streams again. What was on its way through
     /// the pod process that is gone is lost; what the process writes meanwhile waits.
-    pub(crate) async fn reopen_stdio(&self, guest: &Guest) -> Result<(), SandboxError> {
-        self.open_stdio(guest).await?;
+    pub(crate) async fn reopen_stdio(
+        &self,
+        guest: &Guest,
+        namespace: &str,
+    ) -> Result<(), SandboxError> {
+        self.open_stdio(guest, namespace).await?;
         let request = agent::AttachStdioRequest {
             container_id: self.container_id.clone(),
             exec_id: self.exec_id.clone(),

@@ -115,7 +115,7 @@ impl Pod {
         init: &Process,
         prepared: &PreparedContainer,
     ) -> Result<(), SandboxError> {
-        init.open_stdio(&self.guest).await?;
+        init.open_stdio(&self.guest, &self.config.namespace).await?;
         let guest_spec = &prepared.guest_spec;
         let filter = guest_spec
             .seccomp
@@ -192,7 +192,9 @@ impl Pod {
                 started.map_err(refused("start the container"))?;
             }
             Some(json) => {
-                process.open_stdio(&self.guest).await?;
+                process
+                    .open_stdio(&self.guest, &self.config.namespace)
+                    .await?;
                 let request = agent::ExecProcessRequest {
                     container_id: id.to_owned(),
                     exec_id: exec_id.to_owned(),

@@ -167,7 +167,9 @@ impl Pod {
             process.process.is_some() && process.status() == crate::state::Status::Created;
         let in_guest = !process.is_placeholder() && !waits_for_start;
         if process.exit().is_none() && in_guest {
-            process.reopen_stdio(&self.guest).await?;
+            process
+                .reopen_stdio(&self.guest, &self.config.namespace)
+                .await?;
             self.follow(container, process);
         }
         Ok(())

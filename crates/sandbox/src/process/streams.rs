@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::Tokens;
 use crate::error::SandboxError;
 use crate::guest::{Guest, GuestError};
-use crate::stdio::{Destination, InputRelay, OutputRelay, ProcessEnd, Sink, StdioConfig};
+use crate::stdio::{Destination, InputRelay, OutputRelay, Owner, ProcessEnd, Sink, StdioConfig};
 
 /// Whoever reads the output of a process that was killed has so long for the rest of it. Of any other
 /// process nothing is lost, however slow the reader is.
@@ -39,17 +39,18 @@ impl Streams {
         stdio: &StdioConfig,
         tokens: &Tokens,
         guest: &Guest,
+        owner: Owner<'_>,
     ) -> Result<(), SandboxError> {
         let stdout = Destination::parse(&stdio.stdout)?;
         let stderr = match tokens.stderr.is_empty() {
             true => Destination::Nowhere,
             false => Destination::parse(&stdio.stderr)?,
         };
-        let (stdout, stderr) = Sink::open_pair(&stdout, &stderr).await?;
+        let (stdout, stderr) = Sink::open_pair(&stdout, &stderr, owner).await?;
         let stdin = match Destination::parse(&stdio.stdin)? {
             Destination::Nowhere => None,
             Destination::Fifo(fifo) | Destination::File(fifo) => Some(fifo),
-            Destination::CriLog(_) => {
+            Destination::CriLog(_) | Destination::Binary(_) => {
                 return Err(SandboxError::Invalid("a log cannot be read from"));
             }
         };
@@ -170,7 +171,13 @@ mod tests {
         nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
         let reader = pipe::OpenOptions::new().open_receiver(&path).unwrap();
         let fifo = Destination::Fifo(path);
-        let (sink, _) = Sink::open_pair(&fifo, &Destination::Nowhere).await.unwrap();
+        let nobody = Owner {
+            container_id: "",
+            namespace: "",
+        };
+        let (sink, _) = Sink::open_pair(&fifo, &Destination::Nowhere, nobody)
+            .await
+            .unwrap();
         let (mut guest, host) = UnixStream::pair().unwrap();
         let streams = Streams::default();
         *streams.relays.lock().unwrap() = Arc::new(Relays {

@@ -2,6 +2,7 @@
 
 mod cri_log;
 mod input;
+mod logger;
 mod output;
 
 use std::path::{Path, PathBuf};
@@ -10,17 +11,19 @@ use serde::{Deserialize, Serialize};
 
 pub use cri_log::CriLog;
 pub(crate) use input::InputRelay;
+pub(crate) use logger::Owner;
 pub(crate) use output::{OutputRelay, ProcessEnd, Sink};
 
 use crate::error::SandboxError;
+use logger::Logger;
 
 /// Where a process's streams lead, as containerd says it: a FIFO's path, or a URI.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StdioConfig {
     /// A FIFO to read from; empty for none.
     pub stdin: String,
-    /// A FIFO, `file:///path` (appended as it is) or `cri-log:///path` (lines in the Kubernetes CRI
-    /// log format); empty for none.
+    /// A FIFO, `file:///path` (appended as it is), `cri-log:///path` (lines in the Kubernetes CRI log
+    /// format) or `binary:///path?key=value` (a program that takes it); empty for none.
     pub stdout: String,
     /// As `stdout`; not used with a terminal.
     pub stderr: String,
@@ -35,6 +38,7 @@ pub(crate) enum Destination {
     Fifo(PathBuf),
     File(PathBuf),
     CriLog(PathBuf),
+    Binary(Logger),
 }
 
 impl Destination {
@@ -47,8 +51,14 @@ impl Destination {
             Some(("fifo", path)) => Ok(Self::Fifo(absolute(path)?)),
             Some(("file", path)) => Ok(Self::File(absolute(path)?)),
             Some(("cri-log", path)) => Ok(Self::CriLog(absolute(path)?)),
+            Some(("binary", text)) => {
+                let malformed = SandboxError::Invalid("a logger's URI is malformed");
+                let logger = Logger::parse(text).ok_or(malformed)?;
+                absolute(&logger.program.to_string_lossy())?;
+                Ok(Self::Binary(logger))
+            }
             Some(_) => Err(SandboxError::Unsupported(
-                "stdio URIs but fifo, file and cri-log",
+                "stdio URIs but fifo, file, cri-log and binary",
             )),
         }
     }
@@ -80,6 +90,11 @@ mod tests {
             Some(Destination::CriLog("/a".into()))
         );
         assert_eq!(parse("file://a"), None);
-        assert_eq!(parse("binary:///bin/logger"), None);
+        assert!(matches!(
+            parse("binary:///bin/logger"),
+            Some(Destination::Binary(_))
+        ));
+        assert_eq!(parse("binary://logger"), None);
+        assert_eq!(parse("http://logger"), None);
     }
 }

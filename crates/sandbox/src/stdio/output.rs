@@ -10,7 +10,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use super::{BUFFER_BYTES, CriLog, Destination};
+use super::logger::Running;
+use super::{BUFFER_BYTES, CriLog, Destination, Owner};
 use crate::error::SandboxError;
 
 /// An open destination.
@@ -23,14 +24,30 @@ pub(crate) enum Sink {
         stream: &'static str,
         partial: Vec<u8>,
     },
+    Logger(
+        pipe::Sender,
+        #[expect(dead_code, reason = "held for its end")] Arc<Running>,
+    ),
 }
 
 impl Sink {
-    /// Opens both outputs; one log serves both when they lead to the same file.
+    /// Opens both outputs of `owner`; one log serves both when they lead to the same file, and one
+    /// program that takes them.
     pub(crate) async fn open_pair(
         stdout: &Destination,
         stderr: &Destination,
+        owner: Owner<'_>,
     ) -> Result<(Option<Self>, Option<Self>), SandboxError> {
+        if let Destination::Binary(logger) = stdout {
+            if !matches!(stderr, Destination::Nowhere) && stderr != stdout {
+                return Err(SandboxError::Unsupported(
+                    "a logger for one output and something else for the other",
+                ));
+            }
+            let pipes = logger.start(owner).await?;
+            let sink = |end| Some(Self::Logger(end, Arc::clone(&pipes.running)));
+            return Ok((sink(pipes.stdout), sink(pipes.stderr)));
+        }
         let first = Self::open(stdout, "stdout", None).await?;
         let shared = match &first {
             Some(Self::CriLog { log, .. }) if stdout == stderr => Some(Arc::clone(log)),
@@ -47,6 +64,11 @@ impl Sink {
     ) -> Result<Option<Self>, SandboxError> {
         let sink = match destination {
             Destination::Nowhere => return Ok(None),
+            Destination::Binary(_) => {
+                return Err(SandboxError::Unsupported(
+                    "a logger for one output and something else for the other",
+                ));
+            }
             // Held open for reading too: while the process runs, a reader that comes and goes ends
             // nothing.
             Destination::Fifo(path) => pipe::OpenOptions::new()
@@ -82,6 +104,7 @@ impl Sink {
     async fn write(&mut self, bytes: &[u8], process: &mut ProcessEnd) -> io::Result<()> {
         match self {
             Self::Fifo(fifo) => write_fifo(fifo, bytes, process).await,
+            Self::Logger(pipe, _) => pipe.write_all(bytes).await,
             Self::File(file) => {
                 file.write_all(bytes).await?;
                 file.flush().await
@@ -99,7 +122,7 @@ impl Sink {
 
     fn finish(&mut self) -> io::Result<()> {
         match self {
-            Self::Fifo(_) | Self::File(_) => Ok(()),
+            Self::Fifo(_) | Self::File(_) | Self::Logger(..) => Ok(()),
             Self::CriLog {
                 log,
                 stream,
@@ -229,12 +252,17 @@ async fn relay(
 mod tests {
     use super::*;
 
+    const NOBODY: Owner<'_> = Owner {
+        container_id: "",
+        namespace: "",
+    };
+
     #[tokio::test]
     async fn every_byte_arrives_before_the_end_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         let destination = Destination::File(path.clone());
-        let (sink, _) = Sink::open_pair(&destination, &Destination::Nowhere)
+        let (sink, _) = Sink::open_pair(&destination, &Destination::Nowhere, NOBODY)
             .await
             .unwrap();
         let (mut guest, host) = UnixStream::pair().unwrap();

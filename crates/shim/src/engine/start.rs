@@ -25,7 +25,7 @@ pub async fn start(invocation: &Invocation) -> Result<(), EngineError> {
     let state_dir = match Role::of(&spec) {
         Role::Member(pod) => {
             let state_dir = invocation.state_dir(&pod);
-            if PodProcess::connect(&state_dir).await.is_err() {
+            if PodProcess::dial(&state_dir).await.is_err() {
                 let id = invocation.id.clone();
                 return Err(EngineError::NoPod { id, pod });
             }
@@ -94,7 +94,7 @@ fn settings(spec: &Spec) -> Result<Config, EngineError> {
 /// Makes the state directory. One that a pod left which is gone is removed.
 async fn create_state_dir(state_dir: &Path, id: &str) -> Result<(), EngineError> {
     if state_dir.exists() {
-        let alive = live_vmm(state_dir).is_some() || PodProcess::connect(state_dir).await.is_ok();
+        let alive = live_vmm(state_dir).is_some() || PodProcess::dial(state_dir).await.is_ok();
         if alive {
             return Err(EngineError::Runs(id.to_owned()));
         }
@@ -121,6 +121,7 @@ fn pod_config(
     let guest = &settings.guest;
     Ok(PodConfig {
         id: invocation.id.clone(),
+        namespace: invocation.namespace.clone(),
         hostname: spec.hostname().clone().unwrap_or_default(),
         vmm: match vm.vmm {
             hull_config::Vmm::Qemu => Vmm::Qemu,
