@@ -56,6 +56,8 @@ pub enum Device {
     Net {
         /// An open tap device (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`).
         tap: OwnedFd,
+        /// An open `/dev/vhost-net`: under KVM the kernel then moves the packets, not the VMM.
+        vhost: Option<OwnedFd>,
         /// The guest's hardware address.
         mac: MacAddress,
         /// Largest packet, bytes.

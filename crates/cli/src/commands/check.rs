@@ -70,7 +70,7 @@ fn missing(name: &'static str, detail: impl Into<String>, advice: &'static str) 
 /// `hull check`.
 pub(crate) fn check(context: &Context, args: &CheckArgs) -> Result<u8, CommandError> {
     let user = geteuid();
-    let mut findings = vec![kvm(), qemu(), guest(), programs(), passt(), vhost()];
+    let mut findings = vec![kvm(), qemu(), guest(), programs(), passt(), vhost(), tap()];
     // In this order: the overlay is tried in the user namespace.
     findings.push(user_namespace(context, user));
     findings.push(overlay(context));
@@ -128,6 +128,24 @@ fn kvm() -> Finding {
             NAME,
             format!("{problem}; guests run on QEMU's TCG, which is slow"),
             "this host's KVM cannot run guests: use a host with (nested) hardware virtualisation",
+        ),
+    }
+}
+
+fn tap() -> Finding {
+    const NAME: &str = "tap devices";
+    match fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+    {
+        Ok(_) => ok(NAME, "pods of containerd and Kubernetes have a network"),
+        Err(error) => limited(
+            NAME,
+            format!(
+                "/dev/net/tun: {error}; `hull run` does not need it, pods of containerd and Kubernetes have no network"
+            ),
+            "`sudo modprobe tun`",
         ),
     }
 }
@@ -218,10 +236,16 @@ fn passt() -> Finding {
 }
 
 fn vhost() -> Finding {
-    ok(
-        "vhost, tun",
-        "not needed: virtio-fs, vsock and network are served by Hull's own processes",
-    )
+    let usable = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/vhost-net")
+        .is_ok();
+    let detail = match usable {
+        true => "under KVM the kernel carries the packets of pods of containerd and Kubernetes",
+        false => "not there: the VMM carries the packets of pods, which is slower",
+    };
+    ok("vhost-net", detail)
 }
 
 /// Makes this process root in a namespace of its own when it is an ordinary user's.

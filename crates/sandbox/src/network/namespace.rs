@@ -73,6 +73,7 @@ impl NamespaceNetwork {
         };
         let devices = taps.into_iter().map(|(interface, tap)| Device::Net {
             tap,
+            vhost: vhost_net(),
             mac: MacAddress(interface.hardware_address),
             mtu: interface.mtu,
         });
@@ -128,6 +129,15 @@ impl NamespaceRecord {
             tracing::debug!(%error, "the network namespace was gone before the pod");
         }
     }
+}
+
+/// The kernel's own virtio-net back end, where there is one.
+fn vhost_net() -> Option<OwnedFd> {
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/vhost-net");
+    device.ok().map(OwnedFd::from)
 }
 
 /// Sends every frame that comes in at `interface` into a new tap device, and the other way round.

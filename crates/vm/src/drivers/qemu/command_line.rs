@@ -106,7 +106,7 @@ impl CommandLine {
         line.option("-mon", "chardev=qmp,mode=control".to_owned());
         line.vhost_user("vsock", handed.vsock, "vhost-user-vsock-device");
         for (index, device) in config.devices.into_iter().enumerate() {
-            line.device(index, device)?;
+            line.device(index, device, accelerator)?;
         }
         Ok(line)
     }
@@ -168,15 +168,31 @@ impl CommandLine {
         );
     }
 
-    fn device(&mut self, index: usize, device: Device) -> Result<(), VmError> {
+    fn device(
+        &mut self,
+        index: usize,
+        device: Device,
+        accelerator: Accelerator,
+    ) -> Result<(), VmError> {
         match device {
             Device::Fs { tag, socket } => {
                 let device = format!("vhost-user-fs-device,tag={tag},queue-size=1024");
                 self.vhost_user(&format!("fs{index}"), connect(&socket)?, &device);
             }
-            Device::Net { tap, mac, mtu } => {
+            Device::Net {
+                tap,
+                vhost,
+                mac,
+                mtu,
+            } => {
                 let fd = self.hand_over(tap);
-                self.option("-netdev", format!("tap,id=net{index},fd={fd}"));
+                let mut netdev = format!("tap,id=net{index},fd={fd}");
+                // A translated guest's interrupts are QEMU's own affair.
+                if let Some(vhost) = vhost.filter(|_| accelerator == Accelerator::Kvm) {
+                    let fd = self.hand_over(vhost);
+                    write!(netdev, ",vhost=on,vhostfd={fd}").expect("a String takes everything");
+                }
+                self.option("-netdev", netdev);
                 self.option(
                     "-device",
                     format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu}"),
@@ -235,6 +251,7 @@ fn kernel_command_line(boot: &Boot, accelerator: Accelerator) -> String {
 mod tests {
     use super::*;
     use crate::accel::Acceleration;
+    use crate::config::MacAddress;
 
     fn arguments(devices: Vec<Device>, accelerator: Accelerator) -> Vec<String> {
         let config = VmConfig {
@@ -280,6 +297,20 @@ mod tests {
         let kvm = arguments(vec![], Accelerator::Kvm);
         assert!(!value(&kvm, "-append").contains("tsc_early_khz="));
         assert_eq!(value(&kvm, "-cpu"), "host");
+    }
+
+    #[test]
+    fn the_kernel_moves_packets_only_under_kvm() {
+        let net = || Device::Net {
+            tap: File::open("/dev/null").unwrap().into(),
+            vhost: Some(File::open("/dev/null").unwrap().into()),
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            mtu: 1400,
+        };
+        for (accelerator, kernel) in [(Accelerator::Kvm, true), (Accelerator::Tcg, false)] {
+            let line = arguments(vec![net()], accelerator);
+            assert_eq!(value(&line, "-netdev").contains("vhostfd="), kernel);
+        }
     }
 
     #[test]
