@@ -375,18 +375,15 @@ impl Pod {
         stats.map_err(refused("read the container's figures"))
     }
 
-    /// Guest process ids of a container's processes; for the container that stands for the pod, the
-    /// VMM's on the host.
+    /// Guest process ids of a container's processes. Of one that has ended, or stands for the pod, the
+    /// VMM's on the host: containerd takes a pod process whose containers have no process for one that was
+    /// never used, and ends it, when it is started again.
     ///
     /// # Errors
-    /// When the container has ended: containerd takes a list without any process for that of a pod
-    /// process that was never used, and ends it. Or when the guest fails.
+    /// When the guest fails.
     pub async fn pids(&self, id: &str) -> Result<Vec<u32>, SandboxError> {
-        let container = self.container(id).await?;
-        if container.init().exit().is_some() {
-            return Err(SandboxError::NotRunning(id.to_owned()));
-        }
-        if container.init().is_placeholder() {
+        let init = Arc::clone(self.container(id).await?.init());
+        if init.exit().is_some() || init.is_placeholder() {
             return Ok(u32::try_from(self.pid()).into_iter().collect());
         }
         let list = self
