@@ -182,18 +182,19 @@ impl Task for TaskService {
         request: CreateTaskRequest,
     ) -> Rpc<CreateTaskResponse> {
         let create = create_container(&request);
-        let container = if self.placeholder.as_deref() == Some(&request.id) {
+        let (pod, container) = if self.placeholder.as_deref() == Some(&request.id) {
             let pod = self.pod().await?;
-            pod.create_placeholder(create).await
+            let made = pod.create_placeholder(create).await;
+            (pod, made)
         } else {
             // While the guest boots.
             let prepared = create.prepare().await.map_err(|e| rpc_error(&e))?;
             let pod = self.pod().await?;
-            pod.create(prepared).await
+            let made = pod.create(prepared).await;
+            (pod, made)
         };
         let container = container.map_err(|e| rpc_error(&e))?;
-        let pod = self.pod().await?;
-        self.told.created(&pod, &container, &request).await;
+        self.told.created(&pod, &container, &request);
         Ok(CreateTaskResponse {
             pid: host_pid(&pod),
             ..Default::default()

@@ -8,6 +8,7 @@ mod command_line;
 mod delete;
 mod info;
 mod options;
+mod pod;
 mod role;
 mod start;
 

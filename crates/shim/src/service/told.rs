@@ -45,7 +45,7 @@ impl Told {
     }
 
     /// A container was made.
-    pub(super) async fn created(
+    pub(super) fn created(
         &self,
         pod: &Arc<Pod>,
         container: &Container,
