@@ -43,6 +43,7 @@ struct PodArguments {
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let outcome = match arguments.nth(1).as_deref() {
+        Some(engine::CLEAN_UP) => clean_up(arguments.next().map(PathBuf::from)),
         Some("pod") => pod(PodArguments::parse_from(std::env::args().skip(1))),
         _ => engine(std::env::args().skip(1)),
     };
@@ -83,6 +84,13 @@ fn engine(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
         Action::Version => println!("containerd-shim-hull-v2 {}", env!("CARGO_PKG_VERSION")),
     }
     Ok(())
+}
+
+/// What `delete` leaves to a process of its own.
+fn clean_up(state_dir: Option<PathBuf>) -> anyhow::Result<()> {
+    let state_dir = state_dir.context("the state directory is missing")?;
+    log_to(PodLog::open(None).context("cannot open the log")?);
+    Ok(runtime()?.block_on(engine::clean_up(&state_dir))?)
 }
 
 fn pod(arguments: PodArguments) -> anyhow::Result<()> {

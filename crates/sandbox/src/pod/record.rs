@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hull_vm::VmRecord;
 use hull_vm::process::{Process, ProcessRecord};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, Pod, boot};
@@ -35,11 +36,17 @@ impl PodRecord {
         let servers = [self.file_server]
             .into_iter()
             .chain(self.network.processes());
-        for process in vm.chain(servers) {
-            // One that has ended cannot be found.
-            if let Ok(process) = Process::attach(process, "a process of the pod") {
-                process.kill().await;
-            }
+        // One that has ended cannot be found.
+        let found = vm
+            .chain(servers)
+            .filter_map(|process| Process::attach(process, "a process of the pod").ok());
+        let running: Vec<Process> = found.collect();
+        // All at once: a VMM takes its time to give its memory back.
+        for process in &running {
+            process.signal(Signal::SIGKILL);
+        }
+        for process in &running {
+            process.wait().await;
         }
         self.network.release().await;
     }
@@ -102,18 +109,18 @@ pub async fn destroy(state_dir: &Path) -> Result<(), SandboxError> {
         }
         record.kill().await;
     }
-    if let Ok(config) = PodConfig::read(state_dir)
-        && let Some(cgroup) = &config.cgroup
-    {
-        HostCgroup::new(cgroup)?.remove()?;
-    }
+    let config = PodConfig::read(state_dir);
     // The pod's mounts were in a mount namespace that is gone with its last process.
-    match std::fs::remove_dir_all(state_dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            let what = format!("remove {}", state_dir.display());
-            Err(SandboxError::host(what)(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
+    let removed = std::fs::remove_dir_all(state_dir);
+    if let Err(error) = removed
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        let what = format!("remove {}", state_dir.display());
+        return Err(SandboxError::host(what)(error));
+    }
+    match config.ok().and_then(|config| config.cgroup) {
+        Some(cgroup) => HostCgroup::new(&cgroup)?.remove(),
+        None => Ok(()),
     }
 }
 

@@ -1,12 +1,15 @@
 //! `delete`: after a pod process that is gone, or a container that it does not know.
 
 use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim_async::TaskClient;
 use hull_sandbox::{ExitStatus, bundle_spec, destroy};
+use tokio::process::Command;
 use ttrpc::context::with_duration;
 
 use super::role::Role;
@@ -14,8 +17,12 @@ use super::{EngineError, Invocation, host};
 use crate::client::PodProcess;
 use crate::service::timestamp;
 
-/// How long a pod process has to end in good order.
+/// How long a pod process has to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// containerd kills this program when it takes longer than five seconds.
+const CONTAINERDS_PATIENCE: Duration = Duration::from_secs(4);
+/// What this program is told, by itself, to clean up.
+pub const CLEAN_UP: &str = "clean-up";
 
 /// Takes away what is left of the container, and of its pod if the container is the pod's first.
 /// Says on the standard output that it was killed.
@@ -25,17 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub async fn delete(invocation: &Invocation) -> Result<(), EngineError> {
     let state_dir = invocation.state_dir(&invocation.id);
     if state_dir.exists() {
-        if let Ok(pod) = PodProcess::dial(&state_dir).await {
-            let request = api::ShutdownRequest {
-                id: invocation.id.clone(),
-                now: true,
-                ..Default::default()
-            };
-            // A pod process that does not answer is killed below.
-            let _ = pod.task().shutdown(with_duration(PATIENCE), &request).await;
-            let _ = tokio::time::timeout(PATIENCE, pod.gone()).await;
-        }
-        destroy(&state_dir).await?;
+        clean_up_aside(&state_dir).await?;
     } else if let Some(pod) = pod_of(invocation) {
         let state_dir = invocation.state_dir(&pod);
         if let Ok(pod) = PodProcess::dial(&state_dir).await {
@@ -52,6 +49,44 @@ pub async fn delete(invocation: &Invocation) -> Result<(), EngineError> {
     std::io::stdout()
         .write_all(&bytes)
         .map_err(host("answer containerd"))
+}
+
+/// Cleans up in a process that lives on when containerd loses its patience with this one.
+async fn clean_up_aside(state_dir: &Path) -> Result<(), EngineError> {
+    let own = std::env::current_exe().map_err(host("find this program"))?;
+    let mut aside = Command::new(own)
+        .arg(CLEAN_UP)
+        .arg(state_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(host("start the clean-up"))?;
+    match tokio::time::timeout(CONTAINERDS_PATIENCE, aside.wait()).await {
+        Ok(status) => match status.map_err(host("wait for the clean-up"))?.success() {
+            true => Ok(()),
+            false => Err(EngineError::CleanUp(state_dir.to_owned())),
+        },
+        // It goes on.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Ends the pod in `state_dir`, in good order if its pod process answers, and removes what is left.
+///
+/// # Errors
+/// When something is left.
+pub async fn clean_up(state_dir: &Path) -> Result<(), EngineError> {
+    if let Ok(pod) = PodProcess::dial(state_dir).await {
+        let request = api::ShutdownRequest {
+            now: true,
+            ..Default::default()
+        };
+        // A pod process that does not answer is killed below.
+        let _ = pod.task().shutdown(with_duration(PATIENCE), &request).await;
+        let _ = tokio::time::timeout(PATIENCE, pod.gone()).await;
+    }
+    Ok(destroy(state_dir).await?)
 }
 
 /// The pod that the container's specification names. Without a specification it never was in one.

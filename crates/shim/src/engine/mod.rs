@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::client::ClientError;
 
 pub use command_line::{Action, Invocation, UsageError};
-pub use delete::delete;
+pub use delete::{CLEAN_UP, clean_up, delete};
 pub use info::info;
 pub use start::start;
 
@@ -53,6 +53,9 @@ pub enum EngineError {
         /// The pod's sandbox container.
         pod: String,
     },
+    /// The clean-up failed, and said why.
+    #[error("cannot clean up {}", .0.display())]
+    CleanUp(PathBuf),
     /// The pod runs already.
     #[error("the pod {0} runs already")]
     Runs(String),
