@@ -113,9 +113,7 @@ impl Container {
                     .collect(),
             ),
             init: process(record.init),
-            files: Files {
-                dir: share.join(&record.id),
-            },
+            files: Files::of(share, &record.id),
             bundle: record.bundle,
             id: record.id,
         }
@@ -203,8 +201,8 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Of a container without files.
-    pub(crate) fn none(share: &Path, id: &str) -> Self {
+    /// Of the container `id`; nothing is there yet, or all is there already.
+    pub(crate) fn of(share: &Path, id: &str) -> Self {
         Self {
             dir: share.join(id),
         }
@@ -212,9 +210,7 @@ impl Files {
 
     /// Mounts the root and the bind mounts. When it fails, nothing is left.
     pub(crate) fn mount(share: &Path, container: &PreparedContainer) -> Result<Self, SandboxError> {
-        let files = Self {
-            dir: share.join(&container.request.id),
-        };
+        let files = Self::of(share, &container.request.id);
         let prepared = files.mount_all(
             &container.request,
             &container.root,

@@ -91,7 +91,7 @@ impl Pod {
             });
         }
         let init = Process::placeholder(&request.id, request.stdio.clone());
-        let files = Files::none(self.machine.share.dir(), &request.id);
+        let files = Files::of(self.machine.share.dir(), &request.id);
         let container = Arc::new(Container::new(&request, init, files));
         containers.insert(request.id, Arc::clone(&container));
         drop(containers);

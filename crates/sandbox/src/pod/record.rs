@@ -30,6 +30,12 @@ struct PodRecord {
 }
 
 impl PodRecord {
+    /// The record of the pod in `state_dir`. Without one nothing was started, or not by this version.
+    fn find(state_dir: &Path) -> Option<Self> {
+        let bytes = std::fs::read(state_dir.join(FILE)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
     /// Ends the machine, whatever of it still runs.
     async fn kill(&self) {
         let vm = [self.vm.vmm].into_iter().chain(self.vm.helpers.clone());
@@ -55,8 +61,7 @@ impl PodRecord {
 /// The VMM of the pod in `state_dir`, if it runs.
 #[must_use]
 pub fn live_vmm(state_dir: &Path) -> Option<ProcessRecord> {
-    let bytes = std::fs::read(state_dir.join(FILE)).ok()?;
-    let record: PodRecord = serde_json::from_slice(&bytes).ok()?;
+    let record = PodRecord::find(state_dir)?;
     Some(record.vm.vmm).filter(ProcessRecord::is_alive)
 }
 
@@ -85,9 +90,7 @@ pub(super) fn save(
 
 /// Ends the machine of the pod in `state_dir` that could not be taken over.
 pub async fn abandon(state_dir: &Path) {
-    let bytes = std::fs::read(state_dir.join(FILE)).unwrap_or_default();
-    // Without a state file there was nothing to take over.
-    if let Ok(record) = serde_json::from_slice::<PodRecord>(&bytes) {
+    if let Some(record) = PodRecord::find(state_dir) {
         record.kill().await;
     }
 }
@@ -98,12 +101,7 @@ pub async fn abandon(state_dir: &Path) {
 /// # Errors
 /// When something cannot be removed.
 pub async fn destroy(state_dir: &Path) -> Result<(), SandboxError> {
-    let bytes = std::fs::read(state_dir.join(FILE));
-    // Without a state file nothing was started, or not by this version.
-    if let Some(record) = bytes
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<PodRecord>(&bytes).ok())
-    {
+    if let Some(record) = PodRecord::find(state_dir) {
         if let Ok(process) = Process::attach(record.pod_process, "the pod process") {
             process.kill().await;
         }

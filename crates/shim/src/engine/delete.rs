@@ -1,6 +1,5 @@
 //! `delete`: after a pod process that is gone, or a container that it does not know.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use tokio::process::Command;
 use ttrpc::context::with_duration;
 
 use super::role::Role;
-use super::{EngineError, Invocation, host};
+use super::{EngineError, Invocation, answer, host};
 use crate::client::PodProcess;
 use crate::service::timestamp;
 
@@ -45,10 +44,7 @@ pub async fn delete(invocation: &Invocation) -> Result<(), EngineError> {
         exited_at: timestamp(&exit),
         ..Default::default()
     };
-    let bytes = response.write_to_bytes().expect("plain data encodes");
-    std::io::stdout()
-        .write_all(&bytes)
-        .map_err(host("answer containerd"))
+    answer(&response.write_to_bytes().expect("plain data encodes"))
 }
 
 /// Cleans up in a process that lives on when containerd loses its patience with this one.

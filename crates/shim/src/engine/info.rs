@@ -1,11 +1,9 @@
 //! `-info`: what this runtime is.
 
-use std::io::Write;
-
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 
-use super::{EngineError, host};
+use super::{EngineError, answer};
 
 /// Writes a `containerd.types.RuntimeInfo` to the standard output.
 ///
@@ -21,8 +19,5 @@ pub fn info() -> Result<(), EngineError> {
         .into(),
         ..Default::default()
     };
-    let bytes = info.write_to_bytes().expect("plain data encodes");
-    std::io::stdout()
-        .write_all(&bytes)
-        .map_err(host("answer containerd"))
+    answer(&info.write_to_bytes().expect("plain data encodes"))
 }

@@ -12,7 +12,7 @@ mod pod;
 mod role;
 mod start;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use hull_sandbox::SandboxError;
@@ -28,15 +28,7 @@ pub use start::start;
 /// Why a call of containerd failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// A file operation failed.
-    #[error("cannot {action}")]
-    Host {
-        /// What was tried.
-        action: String,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The pod's specification or files.
+    /// A file or process operation, or the pod's specification or files.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
     /// The pod process.
@@ -65,8 +57,17 @@ pub enum EngineError {
 }
 
 fn host(action: impl Into<String>) -> impl FnOnce(io::Error) -> EngineError {
-    let action = action.into();
-    move |source| EngineError::Host { action, source }
+    let failed = SandboxError::host(action);
+    move |source| failed(source).into()
+}
+
+/// Says something on the standard output, which containerd reads.
+fn answer(bytes: &[u8]) -> Result<(), EngineError> {
+    let mut stdout = io::stdout();
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .map_err(host("answer containerd"))
 }
 
 /// Where pods' state directories are.

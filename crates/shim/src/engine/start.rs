@@ -1,7 +1,7 @@
 //! `start`: a pod process for a new pod, or the address of the one that a container joins.
 
 use std::fs::DirBuilder;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use hull_sandbox::{bundle_spec, destroy, live_vmm};
 use oci_spec::runtime::Spec;
 
 use super::role::Role;
-use super::{EngineError, Invocation, host, options, pod};
+use super::{EngineError, Invocation, answer, host, options, pod};
 use crate::client::{self, Engine, PodProcess, Start};
 
 /// Starts the pod process for the container in the working directory, unless its pod has one, and
@@ -58,13 +58,13 @@ pub async fn start(invocation: &Invocation) -> Result<(), EngineError> {
     };
     let address = format!("unix://{}", client::socket(&state_dir).display());
     std::fs::write(bundle.join("address"), &address).map_err(host("write the file `address`"))?;
-    tell(&address).map_err(host("answer containerd"))
+    answer(start_answer(&address).as_bytes())
 }
 
 /// From containerd 1.7 on, the answer may say more than the address; earlier ones take nothing else,
 /// and know version 2 of the Task API only.
-fn tell(address: &str) -> io::Result<()> {
-    let answer = match std::env::var_os("MAX_SHIM_VERSION") {
+fn start_answer(address: &str) -> String {
+    match std::env::var_os("MAX_SHIM_VERSION") {
         None => address.to_owned(),
         Some(highest) => {
             let highest = highest.to_str().and_then(|text| text.parse().ok());
@@ -73,10 +73,7 @@ fn tell(address: &str) -> io::Result<()> {
             serde_json::json!({"version": version, "address": address, "protocol": "ttrpc"})
                 .to_string()
         }
-    };
-    let mut stdout = io::stdout();
-    stdout.write_all(answer.as_bytes())?;
-    stdout.flush()
+    }
 }
 
 /// What counts for the pod: the operator's files and the pod's annotations.
