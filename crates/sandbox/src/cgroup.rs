@@ -24,7 +24,9 @@ const LAST_EXITS: Duration = Duration::from_secs(5);
 /// A pod's group, in each hierarchy.
 #[derive(Debug)]
 pub struct HostCgroup {
-    directories: Vec<PathBuf>,
+    hierarchies: Vec<PathBuf>,
+    /// Below the root of each hierarchy.
+    path: PathBuf,
 }
 
 impl HostCgroup {
@@ -33,12 +35,12 @@ impl HostCgroup {
     /// # Errors
     /// When the path leads out, or a hierarchy cannot be found.
     pub fn new(path: &str) -> Result<Self, SandboxError> {
-        let below = relative(path)?;
+        let path = relative(path)?;
         let root = Path::new(ROOT);
         let cannot = || SandboxError::host(format!("look at {ROOT}"));
         let kind = statfs(root).map_err(|error| cannot()(error.into()))?;
-        let directories = if kind.filesystem_type() == CGROUP2_SUPER_MAGIC {
-            vec![root.join(below)]
+        let hierarchies = if kind.filesystem_type() == CGROUP2_SUPER_MAGIC {
+            vec![root.to_owned()]
         } else {
             let mut hierarchies: Vec<PathBuf> = CONTROLLERS
                 .iter()
@@ -48,16 +50,18 @@ impl HostCgroup {
             hierarchies.sort();
             hierarchies.dedup();
             hierarchies
-                .into_iter()
-                .map(|dir| dir.join(&below))
-                .collect()
         };
-        match directories.is_empty() {
+        match hierarchies.is_empty() {
             true => Err(SandboxError::Unsupported(
                 "a control group on a host that has none in /sys/fs/cgroup",
             )),
-            false => Ok(Self { directories }),
+            false => Ok(Self { hierarchies, path }),
         }
+    }
+
+    /// The group's directories.
+    fn directories(&self) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.iter().map(|root| root.join(&self.path))
     }
 
     /// Makes the group and moves this process into it, and so what it starts.
@@ -65,10 +69,10 @@ impl HostCgroup {
     /// # Errors
     /// When the kernel refuses.
     pub fn enter(&self) -> Result<(), SandboxError> {
-        for dir in &self.directories {
-            fs::create_dir_all(dir)
+        for dir in self.directories() {
+            fs::create_dir_all(&dir)
                 .map_err(SandboxError::host(format!("create {}", dir.display())))?;
-            move_here(dir)?;
+            move_here(&dir)?;
         }
         Ok(())
     }
@@ -78,9 +82,9 @@ impl HostCgroup {
     /// # Errors
     /// When it cannot be removed.
     pub fn leave(&self) -> Result<(), SandboxError> {
-        for dir in &self.directories {
+        for (root, dir) in self.hierarchies.iter().zip(self.directories()) {
             if dir.exists() {
-                move_here(&hierarchy(dir))?;
+                move_here(root)?;
             }
         }
         self.remove()
@@ -91,9 +95,9 @@ impl HostCgroup {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self) -> Result<(), SandboxError> {
-        for dir in &self.directories {
+        for dir in self.directories() {
             let started = Instant::now();
-            while let Err(error) = fs::remove_dir(dir) {
+            while let Err(error) = fs::remove_dir(&dir) {
                 match error.kind() {
                     io::ErrorKind::NotFound => break,
                     io::ErrorKind::ResourceBusy if started.elapsed() < LAST_EXITS => {
@@ -114,19 +118,6 @@ fn move_here(dir: &Path) -> Result<(), SandboxError> {
     let processes = dir.join("cgroup.procs");
     // 0 is whoever writes.
     fs::write(&processes, "0").map_err(SandboxError::host(format!("write {}", processes.display())))
-}
-
-/// The root of the hierarchy that a group is in.
-fn hierarchy(dir: &Path) -> PathBuf {
-    let root = Path::new(ROOT);
-    if root.join("cgroup.procs").exists() {
-        return root.to_owned();
-    }
-    let below = dir.strip_prefix(root).unwrap_or(dir);
-    below
-        .iter()
-        .next()
-        .map_or_else(|| root.to_owned(), |first| root.join(first))
 }
 
 /// Where a group is below a hierarchy's root.

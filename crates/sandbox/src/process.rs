@@ -99,17 +99,16 @@ const SIGTERM: u32 = 15;
 impl Process {
     /// Init of a container without a program.
     pub(crate) fn placeholder(container_id: &str, stdio: StdioConfig) -> Self {
-        Self {
-            container_id: container_id.to_owned(),
+        let made = TaskRecord {
             exec_id: String::new(),
-            placeholder: true,
             stdio,
             tokens: Tokens::default(),
+            status: Status::Created,
+            exit: None,
             process: None,
-            status: Mutex::new(Status::Created),
-            exit: watch::Sender::new(None),
-            streams: Streams::default(),
-        }
+            placeholder: true,
+        };
+        Self::from_record(container_id, made)
     }
 
     /// A process that is not in the guest yet.
@@ -132,17 +131,16 @@ impl Process {
                 token(&stdio.stderr)?
             },
         };
-        Ok(Self {
-            container_id: container_id.to_owned(),
+        let made = TaskRecord {
             exec_id: exec_id.to_owned(),
-            placeholder: false,
             stdio,
             tokens,
+            status: Status::Created,
+            exit: None,
             process,
-            status: Mutex::new(Status::Created),
-            exit: watch::Sender::new(None),
-            streams: Streams::default(),
-        })
+            placeholder: false,
+        };
+        Ok(Self::from_record(container_id, made))
     }
 
     pub(crate) fn from_record(container_id: &str, record: TaskRecord) -> Self {
@@ -171,7 +169,7 @@ impl Process {
         }
     }
 
-    /// Whether it is in the guest.
+    /// Whether it stands for no process in the guest.
     pub(crate) fn is_placeholder(&self) -> bool {
         self.placeholder
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
@@ -102,6 +103,11 @@ fn report(findings: &[Finding]) -> String {
     text
 }
 
+/// Opens a device as whoever uses it does.
+fn open(device: &str) -> io::Result<fs::File> {
+    fs::File::options().read(true).write(true).open(device)
+}
+
 fn kvm() -> Finding {
     const NAME: &str = "KVM";
     match hull_vm::accel::kvm_problem() {
@@ -111,19 +117,11 @@ fn kvm() -> Finding {
             format!("{problem}; guests run on QEMU's TCG, which is slow"),
             "enable virtualisation in the firmware, or nested virtualisation for this machine, and load kvm_intel or kvm_amd",
         ),
-        Some(problem)
-            if fs::File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/kvm")
-                .is_err() =>
-        {
-            limited(
-                NAME,
-                format!("{problem}; guests run on QEMU's TCG, which is slow"),
-                "add yourself to the group of /dev/kvm: `sudo usermod -aG kvm $USER`, then log in again",
-            )
-        }
+        Some(problem) if open("/dev/kvm").is_err() => limited(
+            NAME,
+            format!("{problem}; guests run on QEMU's TCG, which is slow"),
+            "add yourself to the group of /dev/kvm: `sudo usermod -aG kvm $USER`, then log in again",
+        ),
         Some(problem) => limited(
             NAME,
             format!("{problem}; guests run on QEMU's TCG, which is slow"),
@@ -134,11 +132,7 @@ fn kvm() -> Finding {
 
 fn tap() -> Finding {
     const NAME: &str = "tap devices";
-    match fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-    {
+    match open("/dev/net/tun") {
         Ok(_) => ok(NAME, "pods of containerd and Kubernetes have a network"),
         Err(error) => limited(
             NAME,
@@ -236,12 +230,7 @@ fn passt() -> Finding {
 }
 
 fn vhost() -> Finding {
-    let usable = fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/vhost-net")
-        .is_ok();
-    let detail = match usable {
+    let detail = match open("/dev/vhost-net").is_ok() {
         true => "under KVM the kernel carries the packets of pods of containerd and Kubernetes",
         false => "not there: the VMM carries the packets of pods, which is slower",
     };

@@ -1,5 +1,6 @@
 //! What a front end asks of a pod.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use hull_agent_api::agent;
@@ -51,12 +52,7 @@ impl Pod {
         let request = &prepared.request;
         // Held until the end: of two creates with one id the second fails.
         let mut containers = self.containers.lock().await;
-        if containers.contains_key(&request.id) {
-            return Err(SandboxError::AlreadyExists {
-                kind: "container",
-                id: request.id.clone(),
-            });
-        }
+        check_free(&containers, &request.id)?;
         let init = Process::new(&request.id, "", request.stdio.clone(), None)?;
         let files = Files::mount(self.machine.share.dir(), &prepared)?;
         if let Err(error) = self.create_in_guest(&init, &prepared).await {
@@ -84,12 +80,7 @@ impl Pod {
         check_id(&request.id)?;
         self.check_alive()?;
         let mut containers = self.containers.lock().await;
-        if containers.contains_key(&request.id) {
-            return Err(SandboxError::AlreadyExists {
-                kind: "container",
-                id: request.id,
-            });
-        }
+        check_free(&containers, &request.id)?;
         let init = Process::placeholder(&request.id, request.stdio.clone());
         let files = Files::of(self.machine.share.dir(), &request.id);
         let container = Arc::new(Container::new(&request, init, files));
@@ -428,6 +419,16 @@ impl Pod {
     ) -> Result<(), SandboxError> {
         let process = self.container(id).await?.process(exec_id)?;
         process.resize(&self.guest, columns, rows).await
+    }
+}
+
+fn check_free(containers: &HashMap<String, Arc<Container>>, id: &str) -> Result<(), SandboxError> {
+    match containers.contains_key(id) {
+        true => Err(SandboxError::AlreadyExists {
+            kind: "container",
+            id: id.to_owned(),
+        }),
+        false => Ok(()),
     }
 }
 

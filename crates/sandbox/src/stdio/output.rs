@@ -30,6 +30,9 @@ pub(crate) enum Sink {
     ),
 }
 
+const LOGGER_FOR_ONE: SandboxError =
+    SandboxError::Unsupported("a logger for one output and something else for the other");
+
 impl Sink {
     /// Opens both outputs of `owner`; one log serves both when they lead to the same file, and one
     /// program that takes them.
@@ -40,9 +43,7 @@ impl Sink {
     ) -> Result<(Option<Self>, Option<Self>), SandboxError> {
         if let Destination::Binary(logger) = stdout {
             if !matches!(stderr, Destination::Nowhere) && stderr != stdout {
-                return Err(SandboxError::Unsupported(
-                    "a logger for one output and something else for the other",
-                ));
+                return Err(LOGGER_FOR_ONE);
             }
             let pipes = logger.start(owner).await?;
             let sink = |end| Some(Self::Logger(end, Arc::clone(&pipes.running)));
@@ -64,11 +65,7 @@ impl Sink {
     ) -> Result<Option<Self>, SandboxError> {
         let sink = match destination {
             Destination::Nowhere => return Ok(None),
-            Destination::Binary(_) => {
-                return Err(SandboxError::Unsupported(
-                    "a logger for one output and something else for the other",
-                ));
-            }
+            Destination::Binary(_) => return Err(LOGGER_FOR_ONE),
             // Held open for reading too: while the process runs, a reader that comes and goes ends
             // nothing.
             Destination::Fifo(path) => pipe::OpenOptions::new()

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
+use futures_util::{TryStream, TryStreamExt};
 use hull_agent_api::agent;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
@@ -38,8 +38,16 @@ pub(super) async fn index_of(handle: &Handle, name: &str) -> Result<Option<i32>,
 }
 
 async fn links(handle: &Handle) -> Result<Vec<LinkMessage>, NetworkError> {
-    let links = handle.link().get().execute().try_collect().await;
-    links.map_err(netlink("list the interfaces"))
+    all(handle.link().get().execute(), "interfaces").await
+}
+
+/// All that a request lists.
+async fn all<T>(
+    listed: impl TryStream<Ok = T, Error = rtnetlink::Error>,
+    what: &str,
+) -> Result<Vec<T>, NetworkError> {
+    let listed = listed.try_collect().await;
+    listed.map_err(netlink(format!("list the {what}")))
 }
 
 fn name_of(link: &LinkMessage) -> Option<&str> {
@@ -60,32 +68,14 @@ pub(super) async fn scan(
     for link in &links {
         interfaces.extend(interface(link)?);
     }
-    let addresses: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(netlink("list the addresses"))?;
-    let neighbours: Vec<NeighbourMessage> = handle
-        .neighbours()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(netlink("list the neighbours"))?;
+    let addresses: Vec<AddressMessage> = all(handle.address().get().execute(), "addresses").await?;
+    let neighbours: Vec<NeighbourMessage> =
+        all(handle.neighbours().get().execute(), "neighbours").await?;
     let mut routes: Vec<RouteMessage> = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut all = RouteMessageBuilder::<IpAddr>::default().build();
-        all.header.address_family = family;
-        let found: Vec<RouteMessage> = handle
-            .route()
-            .get(all)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(netlink("list the routes"))?;
-        routes.extend(found);
+        let mut family_only = RouteMessageBuilder::<IpAddr>::default().build();
+        family_only.header.address_family = family;
+        routes.extend(all(handle.route().get(family_only).execute(), "routes").await?);
     }
     let names: HashMap<u32, &str> = interfaces
         .iter()
