@@ -228,6 +228,18 @@ impl Containerd {
         }
     }
 
+    /// Whether a pod process has noted down that a process has ended with `code`, whoever asks for it
+    /// later.
+    #[must_use]
+    pub fn has_recorded_exit(&self, code: u32) -> bool {
+        let exit = format!("\"exit\":{{\"code\":{code},");
+        let mut recorded = self.states().into_iter().map(|pod| {
+            let file = self.hull_root().join("run").join(pod).join("state.json");
+            fs::read_to_string(file).unwrap_or_default()
+        });
+        recorded.any(|record| record.contains(&exit))
+    }
+
     fn states(&self) -> Vec<std::ffi::OsString> {
         let entries = fs::read_dir(self.hull_root().join("run"));
         let entries = entries.into_iter().flatten();
