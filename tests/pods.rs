@@ -1,9 +1,10 @@
 //! Pods as Kubernetes runs them: the CRI of a real containerd, with its CNI plugins.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use harness::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
 use harness::traces::{pids_of, pods_only};
 use k8s_cri::v1::{
     AttachRequest, ContainerStatsRequest, ExecRequest, LinuxContainerResources, Mount,
-    NamespaceOption, PodSandboxConfig, PortForwardRequest, UpdateContainerResourcesRequest,
+    NamespaceMode, NamespaceOption, PodSandboxConfig, PortForwardRequest,
+    UpdateContainerResourcesRequest,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
@@ -153,6 +155,51 @@ async fn processes_and_memory_are_shared_when_asked_for() {
         kind.contains("tmpfs") && kind.contains("size=65536k"),
         "{kind}"
     );
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
+}
+
+#[tokio::test]
+async fn a_container_is_debugged_from_another() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("debugged").await;
+    let target = cri.run(&pod, "target", &["sleep", "1234"]).await;
+    let other = cri.run(&pod, "other", &["sleep", "1000"]).await;
+    // As `kubectl debug --target` asks for it.
+    let mut config = Cri::container_config("debugger", &["sleep", "5678"]);
+    let linux = config.linux.as_mut().expect("for Linux");
+    let context = linux.security_context.as_mut().expect("a context");
+    context.namespace_options = Some(NamespaceOption {
+        pid: NamespaceMode::Target.into(),
+        target_id: target.clone(),
+        ..Default::default()
+    });
+    let debugger = cri.start(&pod, config).await;
+    let processes = ["ps", "-o", "args"];
+    let seen = cri.exec(&debugger, &processes).await.ok();
+    assert!(
+        seen.contains("sleep 1234") && seen.contains("sleep 5678"),
+        "{seen}"
+    );
+    assert!(!seen.contains("sleep 1000"), "{seen}");
+    assert!(!cri.exec(&other, &processes).await.ok().contains("1234"));
+
+    // On the host each container has an id of its own, in the pod's network.
+    let pids: BTreeSet<u32> = [&pod.id, &target, &other, &debugger]
+        .map(|id| containerd.pid("k8s.io", id))
+        .into();
+    assert_eq!(pids.len(), 4, "{pids:?}");
+    let networks = fs::read_dir("/run/netns")
+        .expect("namespaces")
+        .map(|entry| entry.expect("one").path());
+    let networks: Vec<u64> = networks
+        .map(|path| fs::metadata(path).expect("it").ino())
+        .collect();
+    for pid in pids {
+        let network = fs::metadata(format!("/proc/{pid}/ns/net")).expect("its network");
+        assert_eq!(networks, [network.ino()]);
+    }
     cri.remove_pod(&pod).await;
     containerd.assert_no_pods();
 }

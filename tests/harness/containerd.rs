@@ -148,6 +148,19 @@ impl Containerd {
         self.ctr(run_arguments(options, id, command))
     }
 
+    /// The process id that containerd knows a container of one of its namespaces by.
+    ///
+    /// # Panics
+    /// When it knows none.
+    #[must_use]
+    pub fn pid(&self, namespace: &str, id: &str) -> u32 {
+        let list = self.ctr(["--namespace", namespace, "task", "ls"]).ok();
+        let mut rows = list.lines().map(str::split_whitespace);
+        let pid = rows.find_map(|mut row| (row.next() == Some(id)).then(|| row.next()));
+        let pid = pid.flatten().and_then(|pid| pid.parse().ok());
+        pid.unwrap_or_else(|| panic!("no task {id}:\n{list}"))
+    }
+
     fn import(&self, namespace: &str, image: &str, name: &str) {
         let archive = self.dir.path().join("image.tar");
         let copied = Command::new("skopeo")
@@ -308,8 +321,17 @@ fn program_of_containerd(name: &str) -> PathBuf {
     }
 }
 
+/// `HULL_SANDBOXER` names another of containerd's sandboxers than the default: `shim`.
+fn sandboxer() -> String {
+    match std::env::var("HULL_SANDBOXER") {
+        Ok(name) => format!("sandboxer = {name:?}"),
+        Err(_) => String::new(),
+    }
+}
+
 fn configuration(dir: &Path) -> String {
     let dir = dir.display();
+    let sandboxer = sandboxer();
     format!(
         r#"
 version = 2
@@ -336,6 +358,7 @@ state = "{dir}/state"
     runtime_type = "{RUNTIME}"
     pod_annotations = ["dev.hull.*", "io.katacontainers.config.*"]
     privileged_without_host_devices = true
+    {sandboxer}
 "#
     )
 }

@@ -128,6 +128,14 @@ impl Container {
         *lock(&self.state) = state;
     }
 
+    /// Init's process id, for others to join its PID namespace.
+    pub(crate) fn running_init(&self) -> Result<i32, AgentError> {
+        match self.state() {
+            State::Stopped => Err(self.wrong_state("join its PID namespace")),
+            State::Created | State::Running | State::Paused => Ok(self.init.pid),
+        }
+    }
+
     fn wrong_state(&self, action: &'static str) -> AgentError {
         AgentError::WrongState {
             id: self.id.clone(),

@@ -134,9 +134,16 @@ impl Sandbox {
                     shared.mount_points.extend(mounted);
                 }
             }
-            match request.shared_pid_namespace {
-                true => Some(self.shared_pid_namespace(&mut shared).await?),
-                false => None,
+            match (request.shared_pid_namespace, &*request.pid_namespace_of) {
+                (false, "") => None,
+                (true, "") => Some(self.shared_pid_namespace(&mut shared).await?),
+                (false, id) => Some(self.container(id)?.running_init()?),
+                (true, id) => {
+                    return Err(AgentError::Invalid {
+                        field: "pid_namespace_of beside shared_pid_namespace",
+                        value: id.to_owned(),
+                    });
+                }
             }
         };
         let reserved = self.reserve(&request.container_id)?;

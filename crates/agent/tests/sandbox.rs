@@ -60,6 +60,40 @@ async fn containers_share_a_pid_namespace() {
 }
 
 #[tokio::test]
+async fn a_container_joins_the_pid_namespace_of_another() {
+    let guest = guest!(ConfigureSandboxRequest::new());
+    let target = unique("target");
+    let script = "echo $$; read line; exit 3";
+    let ends = guest.launch(&target, &Setup::shell(script)).await.unwrap();
+
+    let (looks, sleeps) = (unique("looks"), unique("sleeps"));
+    let look = Setup::shell("tr '\\0' ' ' < /proc/1/cmdline");
+    let (names, streams) = guest.streams(false).await;
+    let made = guest.create_beside(&looks, &target, &look, names).await;
+    made.unwrap();
+    guest.start_container(&looks).await.unwrap();
+    let (out, _) = streams.exchange(b"").await;
+    assert!(out.contains(script), "{out}");
+    assert_eq!(guest.wait(&looks, "").await.exit_status, 0);
+
+    let sleep = Setup::new(&["sleep", "1000"]);
+    let nowhere = Stdio::default;
+    let made = guest.create_beside(&sleeps, &target, &sleep, nowhere());
+    made.await.unwrap();
+    guest.start_container(&sleeps).await.unwrap();
+    assert_eq!(ends.exchange(b"\n").await.0, "1\n");
+    assert_eq!(guest.wait(&target, "").await.exit_status, 3);
+    // The namespace ends with its first process, and all that is in it.
+    assert_eq!(guest.wait(&sleeps, "").await.exit_status, 137);
+    let late = unique("late");
+    let late = guest.create_beside(&late, &target, &sleep, nowhere()).await;
+    assert_eq!(code(&late.unwrap_err()), Code::FAILED_PRECONDITION);
+    for id in [&looks, &sleeps, &target] {
+        guest.remove(id).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn nothing_outlives_the_first_process() {
     let guest = guest!(ConfigureSandboxRequest::new());
     let id = unique("leftover");

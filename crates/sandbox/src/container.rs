@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use crate::anchor::Anchor;
 use crate::error::SandboxError;
 use crate::mount::{self, MountSpec};
 use crate::process::{Process, TaskRecord};
@@ -24,6 +25,9 @@ pub struct CreateContainer {
     pub rootfs: Vec<MountSpec>,
     /// Where init's streams lead.
     pub stdio: StdioConfig,
+    /// Where the engine leaves these to the pod, a directory with `hostname`, `hosts` and `resolv.conf`: a
+    /// container that brings none gets them, and shares `/dev/shm` with its pod.
+    pub pod_files: Option<PathBuf>,
 }
 
 /// A container as far as it can be made without its guest: while that boots, that is.
@@ -47,7 +51,7 @@ impl CreateContainer {
             let spec = spec::read_bundle(&self.bundle)?;
             let prepared = PreparedContainer {
                 root: spec::bundle_rootfs(&self.bundle, &spec),
-                guest_spec: GuestSpec::new(spec, &self.id)?,
+                guest_spec: GuestSpec::new(spec, &self.id, self.pod_files.as_deref())?,
                 request: self,
             };
             // The pod process is small, and the compiler's memory would stay with it: 1 MiB.
@@ -103,8 +107,9 @@ impl Container {
         }
     }
 
-    pub(crate) fn from_record(record: ContainerRecord, share: &Path) -> Self {
-        let process = |task| Arc::new(Process::from_record(&record.id, task));
+    /// One that another pod process has made; `anchor` is new, as the other's has ended with it.
+    pub(crate) fn from_record(record: ContainerRecord, share: &Path, anchor: &Arc<Anchor>) -> Self {
+        let process = |task| Arc::new(Process::from_record(&record.id, task, Arc::clone(anchor)));
         let execs = record.execs.into_iter().map(process);
         Self {
             execs: Mutex::new(

@@ -3,6 +3,7 @@
 //! [`Pod::start`] boots a guest, [`Pod::create`] makes a container in it. Front ends translate
 //! between their protocol and [`Pod`]; a feature exists once, here.
 
+mod anchor;
 pub mod cgroup;
 pub mod config;
 pub mod container;

@@ -82,12 +82,6 @@ impl Pod {
         &self.config
     }
 
-    /// Process id of the VMM: the pod's process as the host sees it.
-    #[must_use]
-    pub fn pid(&self) -> i32 {
-        self.machine.vm.pid()
-    }
-
     /// Completes when the pod has ended.
     pub async fn ended(&self) -> End {
         let mut end = self.end.subscribe();
@@ -152,12 +146,9 @@ impl Pod {
         }
     }
 
-    /// Ends the guest in good order (its files are written), then everything else, and takes away
-    /// what the containers had mounted.
-    ///
-    /// # Errors
-    /// When something cannot be cleaned up.
-    pub async fn stop(&self) -> Result<(), SandboxError> {
+    /// Ends the guest in good order (its files are written), then everything else. What was in it is still
+    /// known.
+    pub async fn end(&self) {
         if self.check_alive().is_ok() {
             let asked = self
                 .guest
@@ -175,6 +166,14 @@ impl Pod {
             .await;
         }
         self.machine.kill().await;
+    }
+
+    /// Ends the pod, and takes away what its containers had mounted.
+    ///
+    /// # Errors
+    /// When something cannot be cleaned up.
+    pub async fn stop(&self) -> Result<(), SandboxError> {
+        self.end().await;
         let mut containers = self.containers.lock().await;
         for (_, container) in containers.drain() {
             container.files().remove()?;

@@ -2,12 +2,13 @@
 
 mod streams;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hull_agent_api::agent;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::anchor::Anchor;
 use crate::error::SandboxError;
 use crate::guest::{Guest, promptly, whenever};
 use crate::state::{Status, Transition};
@@ -49,7 +50,8 @@ pub struct ExitRecord {
 }
 
 /// Nanoseconds since the epoch.
-pub(crate) fn now_ns() -> i64 {
+#[must_use]
+pub fn now_ns() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     i64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
 }
@@ -80,6 +82,8 @@ pub(crate) struct TaskRecord {
 pub struct Process {
     container_id: String,
     exec_id: String,
+    /// Stands for the container on the host.
+    anchor: Arc<Anchor>,
     /// Init of a container that only holds a pod together for its engine: the guest does that by
     /// itself, so there is no such process, only its states.
     placeholder: bool,
@@ -98,7 +102,7 @@ const SIGTERM: u32 = 15;
 
 impl Process {
     /// Init of a container without a program.
-    pub(crate) fn placeholder(container_id: &str, stdio: StdioConfig) -> Self {
+    pub(crate) fn placeholder(container_id: &str, stdio: StdioConfig, anchor: Arc<Anchor>) -> Self {
         let made = TaskRecord {
             exec_id: String::new(),
             stdio,
@@ -108,7 +112,7 @@ impl Process {
             process: None,
             placeholder: true,
         };
-        Self::from_record(container_id, made)
+        Self::from_record(container_id, made, anchor)
     }
 
     /// A process that is not in the guest yet.
@@ -117,6 +121,7 @@ impl Process {
         exec_id: &str,
         stdio: StdioConfig,
         process: Option<String>,
+        anchor: Arc<Anchor>,
     ) -> Result<Self, SandboxError> {
         let token = |destination: &str| match Destination::parse(destination)? {
             Destination::Nowhere => Ok(String::new()),
@@ -140,12 +145,13 @@ impl Process {
             process,
             placeholder: false,
         };
-        Ok(Self::from_record(container_id, made))
+        Ok(Self::from_record(container_id, made, anchor))
     }
 
-    pub(crate) fn from_record(container_id: &str, record: TaskRecord) -> Self {
+    pub(crate) fn from_record(container_id: &str, record: TaskRecord, anchor: Arc<Anchor>) -> Self {
         Self {
             container_id: container_id.to_owned(),
+            anchor,
             exec_id: record.exec_id,
             placeholder: record.placeholder,
             stdio: record.stdio,
@@ -167,6 +173,17 @@ impl Process {
             process: self.process.clone(),
             placeholder: self.placeholder,
         }
+    }
+
+    /// The process id that engines know it by, on the host: the container's, for all of its processes. Nothing
+    /// of the container is in that process; it lasts until the container is deleted.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.anchor.id()
+    }
+
+    pub(crate) fn anchor(&self) -> &Arc<Anchor> {
+        &self.anchor
     }
 
     /// Whether it stands for no process in the guest.
@@ -413,10 +430,15 @@ pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N], SandboxError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NetworkConfig;
+
+    fn anchor() -> Arc<Anchor> {
+        Arc::new(Anchor::drop_in(&NetworkConfig::None).unwrap())
+    }
 
     #[test]
     fn the_first_end_counts() {
-        let process = Process::new("c", "", StdioConfig::default(), None).unwrap();
+        let process = Process::new("c", "", StdioConfig::default(), None, anchor()).unwrap();
         let exit = |code| ExitStatus {
             code,
             at_ns: 1,
@@ -436,7 +458,7 @@ mod tests {
             stderr: "/run/err".to_owned(),
             terminal: true,
         };
-        let process = Process::new("c", "e", stdio, None).unwrap();
+        let process = Process::new("c", "e", stdio, None, anchor()).unwrap();
         let stdio = process.agent_stdio();
         assert!(stdio.stdin.is_empty() && stdio.stderr.is_empty());
         assert_eq!(stdio.stdout.len(), 32);

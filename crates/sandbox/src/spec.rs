@@ -3,6 +3,9 @@
 //! The engine describes a container of the host. The guest has its own kernel, so host namespaces,
 //! host CPU numbers and host labels mean nothing there, and host paths become paths below the share.
 
+mod pod_files;
+mod shared_memory;
+
 use std::path::{Path, PathBuf};
 
 use hull_agent_api::agent;
@@ -21,8 +24,8 @@ pub struct GuestSpec {
     pub binds: Vec<HostBind>,
     /// File systems that the guest mounts by itself, once for all containers that name them.
     pub storages: Vec<agent::Storage>,
-    /// The container joins the pod's PID namespace.
-    pub shared_pid_namespace: bool,
+    /// The PID namespace that the container joins, as the engine names it.
+    pub joined_pid_namespace: Option<PathBuf>,
     /// The specification's seccomp rules, which it no longer has, compiled.
     pub seccomp: Option<hull_seccomp::Program>,
 }
@@ -58,24 +61,33 @@ pub fn bundle_rootfs(bundle: &Path, spec: &Spec) -> PathBuf {
 }
 
 impl GuestSpec {
-    /// Rewrites `spec` for the container `id`.
+    /// Rewrites `spec` for the container `id`; `pod_files` as in
+    /// [`CreateContainer`](crate::CreateContainer::pod_files).
     ///
     /// # Errors
     /// [`SandboxError::Unsupported`] for what cannot be honoured in a guest, and what is wrong with the
     /// seccomp rules.
-    pub fn new(mut spec: Spec, id: &str) -> Result<Self, SandboxError> {
+    pub fn new(mut spec: Spec, id: &str, pod_files: Option<&Path>) -> Result<Self, SandboxError> {
         let guest_dir = Path::new(share::GUEST_DIR).join(id);
         let mut root = spec.root().clone().unwrap_or_default();
         root.set_path(guest_dir.join(ROOTFS));
         spec.set_root(Some(root));
         refuse_host_hooks(&spec)?;
 
+        if let Some(dir) = pod_files {
+            pod_files::add(&mut spec, dir);
+        }
         let mut binds = Vec::new();
         let mut storages = Vec::new();
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         for mount in &mut mounts {
-            if let Some(memory) = shared_memory(mount)? {
+            if let Some(memory) = shared_memory::of_pod(mount, pod_files.is_some())? {
                 mount.set_source(Some(memory.target.clone().into()));
+                if !is_bind(mount) {
+                    // What it says of a file system of its own holds for the pod's already.
+                    mount.set_typ(Some("bind".to_owned()));
+                    mount.set_options(Some(vec!["bind".to_owned()]));
+                }
                 storages.push(memory);
             } else if let Some(bind) = host_bind(mount, binds.len()) {
                 leave_submounts_writable(mount)?;
@@ -85,12 +97,12 @@ impl GuestSpec {
         }
         spec.set_mounts(Some(mounts));
         let seccomp = compile_seccomp(&mut spec)?;
-        let shared_pid_namespace = localise(&mut spec, id);
+        let joined_pid_namespace = localise(&mut spec, id);
         Ok(Self {
             spec,
             binds,
             storages,
-            shared_pid_namespace,
+            joined_pid_namespace,
             seccomp,
         })
     }
@@ -127,33 +139,6 @@ fn compile_seccomp(spec: &mut Spec) -> Result<Option<hull_seccomp::Program>, San
     linux.set_seccomp(None);
     spec.set_linux(Some(linux));
     Ok(program.transpose()?)
-}
-
-/// The memory that the containers of a pod share (`/dev/shm`), which an engine makes on the host: the
-/// guest's programs share memory of the guest, of the same size.
-fn shared_memory(mount: &Mount) -> Result<Option<agent::Storage>, SandboxError> {
-    let source = mount.source().as_deref().filter(|_| is_bind(mount));
-    let Some(source) = source.filter(|_| mount.destination() == Path::new("/dev/shm")) else {
-        return Ok(None);
-    };
-    let cannot = || SandboxError::host(format!("look at {}", source.display()));
-    let found = origin::there(|| Ok(nix::sys::statfs::statfs(source)?)).map_err(cannot())?;
-    if found.filesystem_type() != nix::sys::statfs::TMPFS_MAGIC {
-        return Ok(None);
-    }
-    let block = u64::try_from(found.block_size()).unwrap_or_default();
-    let size = found.blocks().saturating_mul(block);
-    Ok(Some(agent::Storage {
-        driver: agent::storage::Driver::TMPFS.into(),
-        options: ["nosuid", "nodev", "noexec", "mode=1777"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain([format!("size={size}")])
-            .collect(),
-        target: format!("{}/shm", share::GUEST_VOLUMES),
-        of_pod: true,
-        ..Default::default()
-    }))
 }
 
 /// `ro` makes one mount read-only, and those below it stay as they are (`rro` would be for them too). On
@@ -217,15 +202,12 @@ fn host_bind(mount: &Mount, index: usize) -> Option<HostBind> {
     })
 }
 
-/// Takes away what means something on the host only. Says whether the container shares the pod's
-/// PID namespace.
-fn localise(spec: &mut Spec, id: &str) -> bool {
-    let Some(mut linux) = spec.linux().clone() else {
-        return false;
-    };
+/// Takes away what means something on the host only. Says which PID namespace the container joins.
+fn localise(spec: &mut Spec, id: &str) -> Option<PathBuf> {
+    let mut linux = spec.linux().clone()?;
     linux.set_cgroups_path(Some(PathBuf::from(format!("/hull/{id}"))));
     linux.set_mount_label(None);
-    let mut shared_pid_namespace = false;
+    let mut joined_pid_namespace = None;
     let namespaces = linux.namespaces().clone().unwrap_or_default();
     let kept = namespaces.into_iter().filter(|namespace| {
         let joined = namespace.path().is_some();
@@ -233,7 +215,7 @@ fn localise(spec: &mut Spec, id: &str) -> bool {
             // The guest has one network; it is the pod's.
             LinuxNamespaceType::Network => false,
             LinuxNamespaceType::Pid => {
-                shared_pid_namespace |= joined;
+                joined_pid_namespace.clone_from(namespace.path());
                 !joined
             }
             // Every container's own, see below.
@@ -264,7 +246,7 @@ fn localise(spec: &mut Spec, id: &str) -> bool {
         process.set_selinux_label(None);
         spec.set_process(Some(process));
     }
-    shared_pid_namespace
+    joined_pid_namespace
 }
 
 #[cfg(test)]
@@ -273,7 +255,7 @@ mod tests {
     use serde_json::json;
 
     fn guest_spec(spec: &serde_json::Value) -> Result<GuestSpec, SandboxError> {
-        GuestSpec::new(serde_json::from_value(spec.clone()).unwrap(), "c1")
+        GuestSpec::new(serde_json::from_value(spec.clone()).unwrap(), "c1", None)
     }
 
     #[test]
@@ -345,7 +327,10 @@ mod tests {
             },
         }))
         .unwrap();
-        assert!(guest.shared_pid_namespace);
+        assert_eq!(
+            guest.joined_pid_namespace.as_deref(),
+            Some(Path::new("/proc/1/ns/pid"))
+        );
         let linux = guest.spec.linux().as_ref().unwrap();
         let kinds: Vec<_> = linux
             .namespaces()

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use containerd_shim_protos::sandbox_async::create_sandbox;
 use containerd_shim_protos::shim_async::create_task;
 use hull_sandbox::cgroup::HostCgroup;
 use hull_sandbox::{ExitRecord, ExitStatus, Pod, PodConfig, SandboxError, SingleContainer};
@@ -15,12 +16,13 @@ use nix::sched::{CloneFlags, setns, unshare};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{Server, Service};
 
 use crate::events::{self, Events};
 use crate::rpc_status::chain;
+use crate::sandboxer::{self, PendingPod, SandboxService};
 use crate::service::{self, Stage, TaskService};
 
 /// What a pod process is started with.
@@ -99,9 +101,9 @@ pub fn enter_mount_namespace(options: &Options) -> Result<(), DaemonError> {
 /// # Errors
 /// When the pod could not be started or not be cleaned up.
 pub async fn run(options: Options) -> Result<(), DaemonError> {
-    let config = PodConfig::read(&options.state_dir)?;
-    let cgroup = config.cgroup.as_deref().map(HostCgroup::new).transpose()?;
-    let enter = || cgroup.as_ref().map_or(Ok(()), HostCgroup::enter);
+    let state_dir = options.state_dir.clone();
+    let (decide, decided) = oneshot::channel();
+    let order = Order::read(&state_dir)?;
     let (stage, stage_seen) = watch::channel(Stage::Booting);
     let shutdown = Arc::new(Notify::new());
     let (events, publisher) = match options.events {
@@ -111,22 +113,46 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         }
         None => (Events::to_nobody(), None),
     };
-    let placeholder = config.placeholder.clone();
-    let service = TaskService::new(
+    let (placeholder, pod_files) = match &order {
+        Order::Given(config) => (config.placeholder.clone(), None),
+        Order::Pending(_) => (None, Some(sandboxer::files_directory(&state_dir))),
+    };
+    let tasks = TaskService::new(
         stage_seen.clone(),
         Arc::clone(&shutdown),
         events.clone(),
         placeholder,
+        pod_files,
     );
-    let mut server = serve(options.socket, service).await?;
+    let sandboxes = match order {
+        Order::Given(config) => {
+            // Taken below.
+            let _ = decide.send(*config);
+            None
+        }
+        Order::Pending(pending) => Some(SandboxService::new(
+            pending,
+            state_dir.clone(),
+            decide,
+            stage_seen.clone(),
+            Arc::clone(&shutdown),
+        )),
+    };
+    let mut server = serve(options.socket, tasks, sandboxes).await?;
     let mut terminate = signal(SignalKind::terminate()).map_err(host("watch for SIGTERM"))?;
     let lifeline = Lifeline::new(options.lifeline)?;
 
+    let known = OnceLock::new();
     let boot = async {
+        let Ok(config) = decided.await else {
+            // Only the end of the pod process drops the other side.
+            return std::future::pending().await;
+        };
+        let config = known.get_or_init(|| config);
         let pod = match options.attach {
-            true => Pod::attach(config.clone(), &options.state_dir).await,
-            false => match enter() {
-                Ok(()) => Pod::start(config.clone(), &options.state_dir).await,
+            true => Pod::attach(config.clone(), &state_dir).await,
+            false => match enter_cgroup(config) {
+                Ok(()) => Pod::start(config.clone(), &state_dir).await,
                 Err(error) => Err(error),
             },
         };
@@ -136,7 +162,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
                 if events.are_heard() {
                     tokio::spawn(service::tell_of_ooms(Arc::clone(&pod), events));
                 }
-                container_end(&config, &pod).await
+                container_end(config, &pod).await
             }
             Err(error) => {
                 tracing::error!(error = chain(&error), "the pod did not start");
@@ -156,16 +182,17 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let outcome = end(&stage, exit).await;
     if options.attach && !matches!(stage, Stage::Up(_)) {
         // Nobody here has started what still runs, so nothing ends it by itself.
-        hull_sandbox::abandon(&options.state_dir).await;
+        hull_sandbox::abandon(&state_dir).await;
     }
-    if let Some(single) = &config.single {
+    let single = known.get().and_then(|config| config.single.as_ref());
+    if let Some(single) = single {
         // What is removed and was abandoned has nobody left who would read its record.
         if !abandoned || single.remove.is_none() {
             write_exit(single, &outcome.record)?;
         }
     }
-    let cleaned = clean_up(&options.state_dir, config.single.as_ref());
-    let left = cgroup.as_ref().map_or(Ok(()), HostCgroup::leave);
+    let cleaned = clean_up(&state_dir, single);
+    let left = known.get().map_or(Ok(()), leave_cgroup);
     if let Some(publisher) = publisher {
         publisher.finish().await;
     }
@@ -174,6 +201,35 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     cleaned?;
     left?;
     outcome.stopped.map_err(DaemonError::from)
+}
+
+/// What the pod shall be.
+enum Order {
+    /// All is known.
+    Given(Box<PodConfig>),
+    /// containerd will say.
+    Pending(PendingPod),
+}
+
+impl Order {
+    fn read(state_dir: &Path) -> Result<Self, SandboxError> {
+        Ok(match PendingPod::find(state_dir)? {
+            Some(pending) => Self::Pending(pending),
+            None => Self::Given(Box::new(PodConfig::read(state_dir)?)),
+        })
+    }
+}
+
+fn cgroup(config: &PodConfig) -> Result<Option<HostCgroup>, SandboxError> {
+    config.cgroup.as_deref().map(HostCgroup::new).transpose()
+}
+
+fn enter_cgroup(config: &PodConfig) -> Result<(), SandboxError> {
+    cgroup(config)?.map_or(Ok(()), |cgroup| cgroup.enter())
+}
+
+fn leave_cgroup(config: &PodConfig) -> Result<(), SandboxError> {
+    cgroup(config)?.map_or(Ok(()), |cgroup| cgroup.leave())
 }
 
 /// For a pod that lives as long as its container: completes with that container's end.
@@ -220,7 +276,11 @@ async fn end(stage: &Stage, exit: Option<ExitStatus>) -> Outcome {
     Outcome { record, stopped }
 }
 
-async fn serve(socket: RawFd, service: TaskService) -> Result<Server, DaemonError> {
+async fn serve(
+    socket: RawFd,
+    tasks: TaskService,
+    sandboxes: Option<SandboxService>,
+) -> Result<Server, DaemonError> {
     let socket = inherited(socket).map_err(host("take over the Task API's socket"))?;
     let listener = std::os::unix::net::UnixListener::from(socket);
     listener
@@ -231,11 +291,14 @@ async fn serve(socket: RawFd, service: TaskService) -> Result<Server, DaemonErro
         let stream = listener.accept().await.map(|(stream, _)| stream);
         Some((stream, listener))
     });
-    let service = Arc::new(service);
+    let tasks = Arc::new(tasks);
     let mut server = Server::new()
-        .register_service(create_task(service.clone()))
-        .register_service(as_version_2(create_task(service)))
+        .register_service(create_task(tasks.clone()))
+        .register_service(as_version_2(create_task(tasks)))
         .add_listener(Listener::new(accept));
+    if let Some(sandboxes) = sandboxes {
+        server = server.register_service(create_sandbox(Arc::new(sandboxes)));
+    }
     server.start().await.map_err(DaemonError::Serve)?;
     Ok(server)
 }

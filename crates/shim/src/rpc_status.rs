@@ -21,6 +21,11 @@ pub(crate) fn rpc_error(error: &SandboxError) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(status)
 }
 
+/// The answer to a call that makes no sense.
+pub(crate) fn invalid(message: &str) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(Code::INVALID_ARGUMENT, message))
+}
+
 fn code(error: &SandboxError) -> Code {
     match error {
         SandboxError::NotFound { .. } => Code::NOT_FOUND,

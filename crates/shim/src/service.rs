@@ -2,7 +2,7 @@
 
 mod told;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -25,7 +25,7 @@ use tokio::sync::{Notify, watch};
 use ttrpc::r#async::TtrpcContext;
 
 use crate::events::Events;
-use crate::rpc_status::rpc_error;
+use crate::rpc_status::{invalid, rpc_error};
 use told::Told;
 
 pub use told::tell_of_ooms;
@@ -49,6 +49,8 @@ pub struct TaskService {
     told: Told,
     /// The container that stands for the pod.
     placeholder: Option<String>,
+    /// Files for containers that bring none: see [`CreateContainer::pod_files`].
+    pod_files: Option<PathBuf>,
 }
 
 type Rpc<T> = ttrpc::Result<T>;
@@ -58,46 +60,51 @@ const METRICS_TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
 
 impl TaskService {
     /// Serves the pod that `stage` tells of; `shutdown` is notified when a client asks for the end.
-    /// `placeholder` is the container that stands for the pod, if there is one.
+    /// `placeholder` is the container that stands for the pod, if there is one; `pod_files` are those of
+    /// [`CreateContainer::pod_files`].
     #[must_use]
     pub fn new(
         stage: watch::Receiver<Stage>,
         shutdown: Arc<Notify>,
         events: Events,
         placeholder: Option<String>,
+        pod_files: Option<PathBuf>,
     ) -> Self {
         Self {
             stage,
             shutdown,
             told: Told::new(events),
             placeholder,
+            pod_files,
         }
     }
 
     async fn pod(&self) -> Rpc<Arc<Pod>> {
-        let mut stage = self.stage.clone();
-        let stage = stage
-            .wait_for(|stage| !matches!(stage, Stage::Booting))
-            .await;
-        match stage.as_deref() {
-            Ok(Stage::Up(pod)) => Ok(Arc::clone(pod)),
-            Ok(Stage::Failed(error)) => Err(rpc_error(error)),
-            Ok(Stage::Booting) | Err(_) => Err(ttrpc::Error::RpcStatus(ttrpc::get_status(
-                ttrpc::Code::UNAVAILABLE,
-                "the pod process is ending",
-            ))),
-        }
+        up(&self.stage).await
     }
 }
 
-fn host_pid(pod: &Pod) -> u32 {
-    u32::try_from(pod.pid()).unwrap_or_default()
+/// The pod, as soon as its guest is up.
+pub(crate) async fn up(stage: &watch::Receiver<Stage>) -> Rpc<Arc<Pod>> {
+    let mut stage = stage.clone();
+    let stage = stage
+        .wait_for(|stage| !matches!(stage, Stage::Booting))
+        .await;
+    match stage.as_deref() {
+        Ok(Stage::Up(pod)) => Ok(Arc::clone(pod)),
+        Ok(Stage::Failed(error)) => Err(rpc_error(error)),
+        Ok(Stage::Booting) | Err(_) => Err(ttrpc::Error::RpcStatus(ttrpc::get_status(
+            ttrpc::Code::UNAVAILABLE,
+            "the pod process is ending",
+        ))),
+    }
 }
 
-pub(crate) fn timestamp(exit: &ExitStatus) -> MessageField<Timestamp> {
+/// From nanoseconds since the epoch.
+pub(crate) fn timestamp(at_ns: i64) -> MessageField<Timestamp> {
     MessageField::some(Timestamp {
-        seconds: exit.at_ns.div_euclid(1_000_000_000),
-        nanos: i32::try_from(exit.at_ns.rem_euclid(1_000_000_000)).unwrap_or_default(),
+        seconds: at_ns.div_euclid(1_000_000_000),
+        nanos: i32::try_from(at_ns.rem_euclid(1_000_000_000)).unwrap_or_default(),
         ..Default::default()
     })
 }
@@ -116,7 +123,7 @@ async fn process(pod: &Pod, id: &str, exec_id: &str) -> Rpc<Arc<Process>> {
     container.process(exec_id).map_err(|e| rpc_error(&e))
 }
 
-fn create_container(request: &CreateTaskRequest) -> CreateContainer {
+fn create_container(request: &CreateTaskRequest, pod_files: Option<PathBuf>) -> CreateContainer {
     let rootfs = request.rootfs.iter().map(|mount| MountSpec {
         kind: mount.type_.clone(),
         source: mount.source.clone(),
@@ -132,11 +139,8 @@ fn create_container(request: &CreateTaskRequest) -> CreateContainer {
             request.stderr.clone(),
             request.terminal,
         ),
+        pod_files,
     }
-}
-
-fn invalid(message: &str) -> ttrpc::Error {
-    ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::INVALID_ARGUMENT, message))
 }
 
 #[async_trait]
@@ -161,7 +165,7 @@ impl Task for TaskService {
             id: request.id,
             exec_id: request.exec_id,
             bundle: container.bundle().to_string_lossy().into_owned(),
-            pid: host_pid(&pod),
+            pid: process.pid(),
             status: status.into(),
             stdin: stdio.stdin.clone(),
             stdout: stdio.stdout.clone(),
@@ -171,7 +175,7 @@ impl Task for TaskService {
         };
         if let Some(exit) = process.exit() {
             response.exit_status = exit.code;
-            response.exited_at = timestamp(&exit);
+            response.exited_at = timestamp(exit.at_ns);
         }
         Ok(response)
     }
@@ -181,22 +185,18 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> Rpc<CreateTaskResponse> {
-        let create = create_container(&request);
-        let (pod, container) = if self.placeholder.as_deref() == Some(&request.id) {
-            let pod = self.pod().await?;
-            let made = pod.create_placeholder(create).await;
-            (pod, made)
+        let create = create_container(&request, self.pod_files.clone());
+        let container = if self.placeholder.as_deref() == Some(&request.id) {
+            self.pod().await?.create_placeholder(create).await
         } else {
             // While the guest boots.
             let prepared = create.prepare().await.map_err(|e| rpc_error(&e))?;
-            let pod = self.pod().await?;
-            let made = pod.create(prepared).await;
-            (pod, made)
+            self.pod().await?.create(prepared).await
         };
         let container = container.map_err(|e| rpc_error(&e))?;
-        self.told.created(&pod, &container, &request);
+        self.told.created(&container, &request);
         Ok(CreateTaskResponse {
-            pid: host_pid(&pod),
+            pid: container.init().pid(),
             ..Default::default()
         })
     }
@@ -209,11 +209,9 @@ impl Task for TaskService {
                 .await
                 .map_err(|e| rpc_error(&e))
         };
-        self.told
-            .starting(&pod, &request.id, &process, start)
-            .await?;
+        self.told.starting(&request.id, &process, start).await?;
         Ok(StartResponse {
-            pid: host_pid(&pod),
+            pid: process.pid(),
             ..Default::default()
         })
     }
@@ -225,11 +223,11 @@ impl Task for TaskService {
             .await
             .map_err(|e| rpc_error(&e))?;
         let exit = process.exit().unwrap_or_else(ExitStatus::killed);
-        self.told.deleted(&pod, &request.id, &process, &exit).await;
+        self.told.deleted(&request.id, &process, &exit).await;
         Ok(DeleteResponse {
-            pid: host_pid(&pod),
+            pid: process.pid(),
             exit_status: exit.code,
-            exited_at: timestamp(&exit),
+            exited_at: timestamp(exit.at_ns),
             ..Default::default()
         })
     }
@@ -320,7 +318,7 @@ impl Task for TaskService {
         let exit = process.wait().await;
         Ok(WaitResponse {
             exit_status: exit.code,
-            exited_at: timestamp(&exit),
+            exited_at: timestamp(exit.at_ns),
             ..Default::default()
         })
     }
@@ -343,11 +341,16 @@ impl Task for TaskService {
         Err(rpc_error(&unsupported))
     }
 
-    async fn connect(&self, _: &TtrpcContext, _: ConnectRequest) -> Rpc<ConnectResponse> {
+    async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Rpc<ConnectResponse> {
         let pod = self.pod().await?;
+        let task_pid = match &*request.id {
+            // Who only wants to know whether the guest is up.
+            "" => 0,
+            id => process(&pod, id, "").await?.pid(),
+        };
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: host_pid(&pod),
+            task_pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Default::default()
         })

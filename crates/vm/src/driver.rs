@@ -49,9 +49,6 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// How the guest's instructions run.
     fn accelerator(&self) -> Accelerator;
 
-    /// The VMM's process id.
-    fn pid(&self) -> i32;
-
     /// Completes when the VMM has ended, with what is known of the cause. May be called any number
     /// of times, also after the end.
     async fn wait(&self) -> Exit;

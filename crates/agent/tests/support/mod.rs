@@ -371,6 +371,19 @@ impl Guest {
         self.client.create_container(context(), &request).await
     }
 
+    /// Makes a container that joins the PID namespace of another.
+    pub(crate) async fn create_beside(
+        &self,
+        id: &str,
+        other: &str,
+        setup: &Setup,
+        streams: Stdio,
+    ) -> ttrpc::Result<ProcessCreated> {
+        let mut request = self.create_request(id, setup, streams);
+        request.pid_namespace_of = other.to_owned();
+        self.client.create_container(context(), &request).await
+    }
+
     /// Whether the guest runs outside this test's reach, and was configured by another.
     pub(crate) fn is_elsewhere(&self) -> bool {
         self.process.is_none()

@@ -1,22 +1,53 @@
 //! What a front end asks of a pod.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use hull_agent_api::agent;
 use ttrpc::Error as RpcError;
 
 use super::Pod;
+use crate::anchor::Anchor;
 use crate::container::{Container, CreateContainer, Files, PreparedContainer, check_id};
 use crate::error::SandboxError;
 use crate::guest::{promptly, whenever};
 use crate::process::Process;
+use crate::spec::GuestSpec;
 use crate::state::Transition;
 use crate::stdio::StdioConfig;
 
 /// For `map_err` on the agent's answers.
 fn refused(action: &'static str) -> impl FnOnce(RpcError) -> SandboxError {
     move |source| SandboxError::Agent { action, source }
+}
+
+/// The PID namespace that a container is in.
+#[derive(Debug, PartialEq, Eq)]
+enum PidNamespace {
+    /// Its own, or the guest's where the specification asks for none.
+    Own,
+    /// The one that all containers share which ask for it.
+    Shared,
+    /// Another container's, of this id.
+    Of(String),
+}
+
+impl PidNamespace {
+    /// Engines name a namespace by a process that is in it: one that stands for a container of this pod, or
+    /// for the pod itself.
+    fn choose(containers: &HashMap<String, Arc<Container>>, spec: &GuestSpec) -> Self {
+        let Some(path) = &spec.joined_pid_namespace else {
+            return Self::Own;
+        };
+        let named = containers.values().find(|container| {
+            let init = container.init();
+            !init.is_placeholder() && *path == Path::new(&format!("/proc/{}/ns/pid", init.pid()))
+        });
+        named.map_or(Self::Shared, |container| {
+            Self::Of(container.id().to_owned())
+        })
+    }
 }
 
 impl Pod {
@@ -53,9 +84,17 @@ impl Pod {
         // Held until the end: of two creates with one id the second fails.
         let mut containers = self.containers.lock().await;
         check_free(&containers, &request.id)?;
-        let init = Process::new(&request.id, "", request.stdio.clone(), None)?;
+        let init = Process::new(
+            &request.id,
+            "",
+            request.stdio.clone(),
+            None,
+            self.drop_anchor()?,
+        )?;
         let files = Files::mount(self.machine.share.dir(), &prepared)?;
-        if let Err(error) = self.create_in_guest(&init, &prepared).await {
+        let pid_namespace = PidNamespace::choose(&containers, &prepared.guest_spec);
+        let made = self.create_in_guest(&init, &prepared, pid_namespace);
+        if let Err(error) = made.await {
             files.remove()?;
             return Err(error);
         }
@@ -81,13 +120,18 @@ impl Pod {
         self.check_alive()?;
         let mut containers = self.containers.lock().await;
         check_free(&containers, &request.id)?;
-        let init = Process::placeholder(&request.id, request.stdio.clone());
+        let init = Process::placeholder(&request.id, request.stdio.clone(), self.drop_anchor()?);
         let files = Files::of(self.machine.share.dir(), &request.id);
         let container = Arc::new(Container::new(&request, init, files));
         containers.insert(request.id, Arc::clone(&container));
         drop(containers);
         self.save().await?;
         Ok(container)
+    }
+
+    /// What stands for a container of this pod on the host.
+    pub(super) fn drop_anchor(&self) -> Result<Arc<Anchor>, SandboxError> {
+        Anchor::drop_in(&self.config.network).map(Arc::new)
     }
 
     /// A container whose processes are in the guest.
@@ -105,6 +149,7 @@ impl Pod {
         &self,
         init: &Process,
         prepared: &PreparedContainer,
+        pid_namespace: PidNamespace,
     ) -> Result<(), SandboxError> {
         init.open_stdio(&self.guest, &self.config.namespace).await?;
         let guest_spec = &prepared.guest_spec;
@@ -122,7 +167,11 @@ impl Pod {
             storages: guest_spec.storages.clone(),
             seccomp_filter: filter.into(),
             stdio: Some(init.agent_stdio()).into(),
-            shared_pid_namespace: guest_spec.shared_pid_namespace,
+            shared_pid_namespace: pid_namespace == PidNamespace::Shared,
+            pid_namespace_of: match pid_namespace {
+                PidNamespace::Of(id) => id,
+                PidNamespace::Own | PidNamespace::Shared => String::new(),
+            },
             ..Default::default()
         };
         let created = self
@@ -224,7 +273,13 @@ impl Pod {
         if container.init().exit().is_some() {
             return Err(SandboxError::NotRunning(id.to_owned()));
         }
-        container.add_exec(Process::new(id, exec_id, stdio, Some(process))?)?;
+        container.add_exec(Process::new(
+            id,
+            exec_id,
+            stdio,
+            Some(process),
+            Arc::clone(container.init().anchor()),
+        )?)?;
         self.save().await
     }
 
@@ -366,8 +421,8 @@ impl Pod {
         stats.map_err(refused("read the container's figures"))
     }
 
-    /// Guest process ids of a container's processes. Of one that has ended, or stands for the pod, the
-    /// VMM's on the host: containerd takes a pod process whose containers have no process for one that was
+    /// Guest process ids of a container's processes. Of one that has ended, or stands for the pod, its
+    /// [`Process::pid`]: containerd takes a pod process whose containers have no process for one that was
     /// never used, and ends it, when it is started again.
     ///
     /// # Errors
@@ -375,7 +430,7 @@ impl Pod {
     pub async fn pids(&self, id: &str) -> Result<Vec<u32>, SandboxError> {
         let init = Arc::clone(self.container(id).await?.init());
         if init.exit().is_some() || init.is_placeholder() {
-            return Ok(u32::try_from(self.pid()).into_iter().collect());
+            return Ok(vec![init.pid()]);
         }
         let list = self
             .guest

@@ -150,7 +150,9 @@ impl Pod {
         let guest = Guest::connect(&boot::vsock(state_dir)).await?;
         let pod = Self::with_guest(config, state_dir, machine, guest);
         for record in record.containers {
-            let container = Arc::new(Container::from_record(record, pod.machine.share.dir()));
+            let anchor = pod.drop_anchor()?;
+            let share = pod.machine.share.dir();
+            let container = Arc::new(Container::from_record(record, share, &anchor));
             pod.containers
                 .lock()
                 .await

@@ -41,7 +41,7 @@ pub async fn delete(invocation: &Invocation) -> Result<(), EngineError> {
     let exit = ExitStatus::killed();
     let response = api::DeleteResponse {
         exit_status: exit.code,
-        exited_at: timestamp(&exit),
+        exited_at: timestamp(exit.at_ns),
         ..Default::default()
     };
     answer(&response.write_to_bytes().expect("plain data encodes"))

@@ -14,7 +14,7 @@ use hull_sandbox::{Container, ExitStatus, Pod, Process};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 
-use super::{host_pid, timestamp};
+use super::timestamp;
 use crate::events::Events;
 
 /// A process: its container's id and its exec id.
@@ -45,12 +45,7 @@ impl Told {
     }
 
     /// A container was made.
-    pub(super) fn created(
-        &self,
-        pod: &Arc<Pod>,
-        container: &Container,
-        request: &CreateTaskRequest,
-    ) {
+    pub(super) fn created(&self, container: &Container, request: &CreateTaskRequest) {
         let io = TaskIO {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
@@ -63,14 +58,14 @@ impl Told {
             bundle: request.bundle.clone(),
             rootfs: request.rootfs.clone(),
             io: Some(io).into(),
-            pid: host_pid(pod),
+            pid: container.init().pid(),
             ..Default::default()
         };
         self.events.send(topics::TASK_CREATE_EVENT_TOPIC, &event);
-        self.watch(pod, &request.id, container.init());
+        self.watch(&request.id, container.init());
     }
 
-    fn watch(&self, pod: &Arc<Pod>, id: &str, process: &Arc<Process>) {
+    fn watch(&self, id: &str, process: &Arc<Process>) {
         if !self.events.are_heard() {
             return;
         }
@@ -78,7 +73,6 @@ impl Told {
         let key = (id.to_owned(), process.exec_id().to_owned());
         let end = tokio::spawn(tell_of_end(
             self.events.clone(),
-            host_pid(pod),
             key.clone(),
             Arc::clone(process),
             Arc::clone(&starting),
@@ -90,7 +84,6 @@ impl Told {
     /// Starts a process by `start` and tells of it.
     pub(super) async fn starting<E>(
         &self,
-        pod: &Arc<Pod>,
         id: &str,
         process: &Arc<Process>,
         start: impl Future<Output = Result<(), E>>,
@@ -111,7 +104,7 @@ impl Told {
         if exec_id.is_empty() {
             let event = TaskStart {
                 container_id: id.to_owned(),
-                pid: host_pid(pod),
+                pid: process.pid(),
                 ..Default::default()
             };
             self.events.send(topics::TASK_START_EVENT_TOPIC, &event);
@@ -119,12 +112,12 @@ impl Told {
             let event = TaskExecStarted {
                 container_id: id.to_owned(),
                 exec_id: exec_id.to_owned(),
-                pid: host_pid(pod),
+                pid: process.pid(),
                 ..Default::default()
             };
             self.events
                 .send(topics::TASK_EXEC_STARTED_EVENT_TOPIC, &event);
-            self.watch(pod, id, process);
+            self.watch(id, process);
         }
         Ok(())
     }
@@ -156,7 +149,7 @@ impl Told {
     }
 
     /// A process was deleted; its end is told before.
-    pub(super) async fn deleted(&self, pod: &Pod, id: &str, process: &Process, exit: &ExitStatus) {
+    pub(super) async fn deleted(&self, id: &str, process: &Process, exit: &ExitStatus) {
         let key = (id.to_owned(), process.exec_id().to_owned());
         let watched = {
             let mut watched = self.watched.lock().expect("no holder of this lock panics");
@@ -172,9 +165,9 @@ impl Told {
         if process.exec_id().is_empty() {
             let event = TaskDelete {
                 container_id: id.to_owned(),
-                pid: host_pid(pod),
+                pid: process.pid(),
                 exit_status: exit.code,
-                exited_at: timestamp(exit),
+                exited_at: timestamp(exit.at_ns),
                 ..Default::default()
             };
             self.events.send(topics::TASK_DELETE_EVENT_TOPIC, &event);
@@ -184,7 +177,6 @@ impl Told {
 
 async fn tell_of_end(
     events: Events,
-    pid: u32,
     (container_id, exec_id): Key,
     process: Arc<Process>,
     starting: Arc<AsyncMutex<()>>,
@@ -202,9 +194,9 @@ async fn tell_of_end(
     let event = TaskExit {
         container_id,
         id,
-        pid,
+        pid: process.pid(),
         exit_status: exit.code,
-        exited_at: timestamp(&exit),
+        exited_at: timestamp(exit.at_ns),
         ..Default::default()
     };
     events.send(topics::TASK_EXIT_EVENT_TOPIC, &event);

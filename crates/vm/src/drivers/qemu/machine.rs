@@ -126,10 +126,6 @@ impl Vm for Machine {
         self.parts.accelerator
     }
 
-    fn pid(&self) -> i32 {
-        self.vmm.record().pid
-    }
-
     async fn wait(&self) -> Exit {
         let exit = tokio::select! {
             status = self.vmm.wait() => self.describe(status),

@@ -1,0 +1,81 @@
+//! What an engine asks of a pod as a whole, whichever way it says so.
+
+use std::collections::BTreeMap;
+
+use hull_config::Config;
+use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, Vmm};
+use hull_vm::config::MAX_VCPUS;
+
+/// Why a pod cannot have what a namespace of its own would keep it from.
+pub(crate) const HOST_NETWORK: &str =
+    "the host's network: a virtual machine has a kernel and a network of its own";
+
+/// What the engine decides; the rest is the operator's.
+#[derive(Debug)]
+pub(crate) struct PodRequest {
+    /// The pod's id.
+    pub(crate) id: String,
+    /// The engine's namespace.
+    pub(crate) namespace: String,
+    pub(crate) hostname: String,
+    pub(crate) limits: Limits,
+    pub(crate) network: NetworkConfig,
+    /// As in `linux.cgroupsPath`.
+    pub(crate) cgroup: Option<String>,
+    pub(crate) sysctls: BTreeMap<String, String>,
+    /// A container stands for the pod, with the pod's id.
+    pub(crate) placeholder: bool,
+}
+
+/// What limits a whole pod.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) vcpus: Option<u32>,
+    pub(crate) memory_mib: Option<u32>,
+}
+
+impl Limits {
+    /// A memory limit in bytes, a CPU quota in microseconds of each period. Zero and less are no limit.
+    pub(crate) fn new(memory: Option<i64>, quota: Option<i64>, period: Option<i64>) -> Self {
+        const PERIOD: i64 = 100_000;
+        let limit = |value: Option<i64>| value.filter(|value| *value > 0);
+        let rounded_up = |value: i64, unit: i64| {
+            u32::try_from(value.saturating_add(unit - 1) / unit).unwrap_or(u32::MAX)
+        };
+        let period = limit(period).unwrap_or(PERIOD);
+        Self {
+            vcpus: limit(quota).map(|quota| rounded_up(quota, period)),
+            memory_mib: limit(memory).map(|bytes| rounded_up(bytes, 1 << 20)),
+        }
+    }
+}
+
+impl PodRequest {
+    /// What the pod is given.
+    ///
+    /// # Errors
+    /// When there is no guest.
+    pub(crate) fn config(self, settings: &Config) -> Result<PodConfig, SandboxError> {
+        let (vm, guest) = (&settings.vm, &settings.guest);
+        Ok(PodConfig {
+            namespace: self.namespace,
+            hostname: self.hostname,
+            vmm: match vm.vmm {
+                hull_config::Vmm::Qemu => Vmm::Qemu,
+            },
+            acceleration: vm.acceleration,
+            // More than a guest can have is no limit to it.
+            vcpus: self.limits.vcpus.unwrap_or(vm.vcpus).min(MAX_VCPUS),
+            memory_mib: self.limits.memory_mib.map_or(vm.memory.mib(), |limit| {
+                limit.saturating_add(vm.memory_overhead.mib())
+            }),
+            guest: GuestFiles::choose(guest.kernel.as_deref(), guest.initramfs.as_deref())?,
+            network: self.network,
+            cgroup: self.cgroup,
+            sysctls: self.sysctls,
+            placeholder: self.placeholder.then(|| self.id.clone()),
+            single: None,
+            id: self.id,
+        })
+    }
+}
