@@ -21,13 +21,13 @@ LAB_SECONDS ?= 1800
 # How long `make fuzz` runs each target, in seconds.
 FUZZ_SECONDS ?= 30
 SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run fuzz/run \
-	tests/lab/lab tests/lab/init tests/lab/main tests/images/oci.bash \
+	tests/debian.bash tests/lab/lab tests/lab/init tests/lab/main tests/containerd/newest tests/images/oci.bash \
 	tests/images/make-busybox tests/images/make-debian
 
-.PHONY: help deps build guest images demo test test-kvm bench lint fuzz install
+.PHONY: help deps build guest images demo test test-containerd test-kvm bench lint fuzz install
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 deps: ## install the packages and tools that the build and the tests need (Debian 12 or 13)
 	@.ci/deps
@@ -51,11 +51,19 @@ demo: build guest ## run a container from a real image in a VM
 
 test: build guest images ## run all tests; where KVM does not work, the end-to-end ones under emulation and in the lab
 	cargo nextest run --locked --workspace
+	@$(MAKE) test-containerd
 	@# Where KVM works, that was on KVM. The check fails when anything is missing; here it is asked for one line.
 	@if { $(RELEASE)/hull check || true; } | grep '^ok  *KVM '; then \
 	  echo "test: KVM works here, the lab is not needed"; \
 	else \
 	  $(MAKE) test-kvm; \
+	fi
+
+test-containerd: build guest images ## run the tests with containerd once more with Debian's newest
+	@containerd=$$(tests/containerd/newest); \
+	if [ -n "$$containerd" ]; then \
+	  HULL_CONTAINERD=$$containerd \
+	    cargo nextest run --locked --package hull-tests -E 'binary(containerd) + binary(pods)'; \
 	fi
 
 test-kvm: build guest images ## run end-to-end tests under real KVM in the lab, on a machine that has none

@@ -337,6 +337,8 @@ fn configuration(dir: &Path) -> String {
 version = 2
 root = "{dir}/root"
 state = "{dir}/state"
+# They would have a socket and a directory of the host's.
+disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 [debug]
   level = "warn"
 [grpc]
