@@ -200,6 +200,12 @@ impl Containerd {
         self.dir.path().join("hull")
     }
 
+    /// The directory with a directory for each registry, which says how it is reached.
+    #[must_use]
+    pub fn registries(&self) -> PathBuf {
+        self.dir.path().join("registries")
+    }
+
     /// The control group of the host that the pods of the CRI are in, below every hierarchy's root.
     ///
     /// # Panics
@@ -361,6 +367,8 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
     pod_annotations = ["dev.hull.*", "io.katacontainers.config.*"]
     privileged_without_host_devices = true
     {sandboxer}
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{dir}/registries"
 "#
     )
 }

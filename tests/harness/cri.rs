@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
@@ -25,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
     logs: PathBuf,
     cgroup: String,
 }
@@ -86,6 +88,7 @@ impl Cri {
             .connect_with_connector(connect)
             .await
             .expect("the runtime listens");
+        let images = ImageServiceClient::new(channel.clone());
         let mut runtime = RuntimeServiceClient::new(channel);
         // It listens before it has found the pods of the one before it.
         let started = Instant::now();
@@ -98,12 +101,18 @@ impl Cri {
         }
         Self {
             runtime,
+            images,
             logs: containerd.dir().join("logs"),
             cgroup: containerd.cgroup(),
         }
     }
 
-    /// All calls.
+    /// All calls about images.
+    pub fn images(&mut self) -> &mut ImageServiceClient<Channel> {
+        &mut self.images
+    }
+
+    /// All calls about pods and containers.
     pub fn runtime(&mut self) -> &mut RuntimeServiceClient<Channel> {
         &mut self.runtime
     }

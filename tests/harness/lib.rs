@@ -15,6 +15,7 @@ use tempfile::TempDir;
 pub mod containerd;
 pub mod cri;
 pub mod disk;
+pub mod docker_registry;
 pub mod layout;
 pub mod namespaces;
 pub mod network;
