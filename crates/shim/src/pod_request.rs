@@ -17,6 +17,7 @@ pub(crate) struct PodRequest {
     pub(crate) id: String,
     /// The engine's namespace.
     pub(crate) namespace: String,
+    /// Empty where it wants the host's kept.
     pub(crate) hostname: String,
     pub(crate) limits: Limits,
     pub(crate) network: NetworkConfig,
@@ -59,7 +60,7 @@ impl PodRequest {
         let (vm, guest) = (&settings.vm, &settings.guest);
         Ok(PodConfig {
             namespace: self.namespace,
-            hostname: self.hostname,
+            hostname: hostname(self.hostname, &self.id),
             vmm: match vm.vmm {
                 hull_config::Vmm::Qemu => Vmm::Qemu,
             },
@@ -77,5 +78,28 @@ impl PodRequest {
             single: None,
             id: self.id,
         })
+    }
+}
+
+/// A guest has no name that could be kept.
+fn hostname(named: String, id: &str) -> String {
+    /// The kernel's `__NEW_UTS_LEN`.
+    const LONGEST: usize = 64;
+    match named.is_empty() {
+        true => id.chars().take(LONGEST).collect(),
+        false => named,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hostname;
+
+    #[test]
+    fn a_guest_has_a_name() {
+        let none = String::new;
+        assert_eq!(hostname("n".to_owned(), "id"), "n");
+        assert_eq!(hostname(none(), "id"), "id");
+        assert_eq!(hostname(none(), &"x".repeat(76)).len(), 64);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hull_sandbox::NetworkConfig;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::role::Role;
 use super::{EngineError, Invocation};
@@ -18,6 +18,9 @@ pub(super) fn request(
     role: &Role,
     spec: &Spec,
 ) -> Result<PodRequest, EngineError> {
+    if *role == Role::Single {
+        refuse_joined_namespaces(spec)?;
+    }
     Ok(PodRequest {
         id: invocation.id.clone(),
         namespace: invocation.namespace.clone(),
@@ -72,16 +75,31 @@ fn limits_of_container(spec: &Spec) -> Limits {
     )
 }
 
-/// The network that the engine has made, or none where it wants a new one of its own.
-fn network(spec: &Spec) -> Result<NetworkConfig, EngineError> {
-    let namespaces = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_ref());
-    let namespace = namespaces
+fn namespaces(spec: &Spec) -> impl Iterator<Item = &LinuxNamespace> {
+    let linux = spec.linux().as_ref();
+    linux
+        .and_then(|linux| linux.namespaces().as_ref())
         .into_iter()
         .flatten()
-        .find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+}
+
+/// Those that a container of a pod joins are another's in the same guest. Nobody else is in the guest of a
+/// container that is a pod by itself.
+fn refuse_joined_namespaces(spec: &Spec) -> Result<(), EngineError> {
+    let mut others =
+        namespaces(spec).filter(|namespace| namespace.typ() != LinuxNamespaceType::Network);
+    match others.any(|namespace| namespace.path().is_some()) {
+        true => Err(EngineError::Unsupported(
+            "to join a namespace of the host other than its network",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The network that the engine has made, or none where it wants a new one of its own.
+fn network(spec: &Spec) -> Result<NetworkConfig, EngineError> {
+    let namespace =
+        namespaces(spec).find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
     match namespace {
         None => Err(EngineError::Unsupported(HOST_NETWORK)),
         Some(namespace) => Ok(match namespace.path() {
@@ -141,5 +159,18 @@ mod tests {
             network(&spec(json!({"namespaces": [{"type": "pid"}]}))),
             Err(EngineError::Unsupported(_))
         ));
+    }
+    #[test]
+    fn only_the_network_of_the_host_can_be_joined() {
+        let joined = |kind: &str| {
+            let namespace = json!({"namespaces": [{"type": kind, "path": "/proc/1/ns/x"}]});
+            refuse_joined_namespaces(&spec(namespace))
+        };
+        assert!(joined("network").is_ok());
+        for kind in ["pid", "ipc", "uts", "mount", "user"] {
+            assert!(matches!(joined(kind), Err(EngineError::Unsupported(_))));
+        }
+        let own = json!({"namespaces": [{"type": "pid"}]});
+        assert!(refuse_joined_namespaces(&spec(own)).is_ok());
     }
 }
