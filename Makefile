@@ -63,7 +63,7 @@ test-containerd: build guest images ## run the tests with containerd once more w
 	@containerd=$$(tests/containerd/newest); \
 	if [ -n "$$containerd" ]; then \
 	  HULL_CONTAINERD=$$containerd \
-	    cargo nextest run --locked --package hull-tests -E 'binary(containerd) + binary(pods) + binary(pull)'; \
+	    cargo nextest run --locked --package hull-tests -E 'binary(/^(containerd|ctr|pods|pull)$$/)'; \
 	fi
 
 test-kvm: build guest images ## run end-to-end tests under real KVM in the lab, on a machine that has none
