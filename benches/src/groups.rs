@@ -40,13 +40,13 @@ pub(crate) struct Bench<'b> {
 
 /// Names with what was measured, in the order in which they came first.
 #[derive(Debug, Default)]
-struct Table {
+pub(crate) struct Table {
     order: Vec<String>,
     samples: BTreeMap<String, (Unit, Samples)>,
 }
 
 impl Table {
-    fn push(&mut self, name: &str, unit: Unit, value: f64) {
+    pub(crate) fn push(&mut self, name: &str, unit: Unit, value: f64) {
         let entry = self.samples.entry(name.to_owned());
         let (_, samples) = entry.or_insert_with(|| {
             self.order.push(name.to_owned());
@@ -55,7 +55,7 @@ impl Table {
         samples.push(value);
     }
 
-    fn report(self, group: &'static str, report: &mut Report) {
+    pub(crate) fn report(self, group: &'static str, report: &mut Report) {
         for name in self.order {
             let (unit, samples) = &self.samples[&name];
             report.add(group, name, *unit, samples);
@@ -64,7 +64,7 @@ impl Table {
 }
 
 impl Bench<'_> {
-    fn progress(&self, group: &str, round: u32) -> Result<()> {
+    pub(crate) fn progress(&self, group: &str, round: u32) -> Result<()> {
         interrupt::check()?;
         eprintln!("bench: {group}, round {} of {}", round + 1, self.runs);
         Ok(())
@@ -171,7 +171,7 @@ impl Bench<'_> {
             let mut all = 0;
             let mut by_program: BTreeMap<&str, u64> = BTreeMap::new();
             for process in &pod.processes {
-                let pss = memory::pss_kib(process)?;
+                let pss = memory::pss(process)?.own_kib;
                 all += pss;
                 *by_program.entry(&process.program).or_default() += pss;
             }

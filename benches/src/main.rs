@@ -8,6 +8,7 @@ mod interrupt;
 mod memory;
 mod oci_runtime;
 mod pod;
+mod pods;
 mod report;
 mod sample;
 mod streams;
@@ -38,6 +39,9 @@ struct Arguments {
     /// Measure only this; may be given several times
     #[arg(long, value_name = "GROUP", value_enum)]
     only: Vec<Group>,
+    /// How many pods run at most in the group `pods`
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pods: u32,
     /// Fail when a promise is missed
     #[arg(long)]
     check: bool,
@@ -62,6 +66,7 @@ enum Group {
     Memory,
     Stdio,
     Files,
+    Pods,
 }
 
 fn main() -> ExitCode {
@@ -118,6 +123,7 @@ fn bench(arguments: &Arguments) -> Result<bool> {
             Group::Memory => bench.memory()?,
             Group::Stdio => bench.stdio()?,
             Group::Files => bench.files(dir.path())?,
+            Group::Pods => bench.pods(arguments.pods)?,
         }
     }
     print!("{}", bench.report.table());

@@ -10,7 +10,7 @@ use harness::Hull;
 use crate::timing;
 
 /// The pod process's program.
-const POD_PROGRAM: &str = "containerd-shim-hull-v2";
+pub(crate) const POD_PROGRAM: &str = "containerd-shim-hull-v2";
 /// The VMM's program.
 const VMM_PROGRAM: &str = "qemu-system-x86_64";
 
@@ -46,7 +46,11 @@ impl<'h> Pod<'h> {
             name,
             processes: Vec::new(),
         };
-        pod.processes = tree(id.trim())?;
+        let id = id.trim();
+        pod.processes = trees(|process| {
+            let dir = process.value("--state-dir").unwrap_or_default();
+            process.program == POD_PROGRAM && dir.ends_with(id)
+        })?;
         Ok(pod)
     }
 
@@ -104,25 +108,21 @@ impl Process {
     }
 }
 
-/// The pod process of a container and all that it has started.
-fn tree(id: &str) -> Result<Vec<Process>> {
+/// The pod processes that are wanted and all that they have started.
+pub(crate) fn trees(is_pod: impl Fn(&Process) -> bool) -> Result<Vec<Process>> {
     let entries = fs::read_dir("/proc").context("cannot read /proc")?;
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     // A process may end while we look.
     let all: Vec<_> = pids
         .filter_map(|pid| Some((parent(pid)?, Process::read(pid)?)))
         .collect();
-    let ends_with_id = |process: &Process| {
-        let dir = process.value("--state-dir").unwrap_or_default();
-        dir.ends_with(id)
-    };
     let mut found: Vec<Process> = all
         .iter()
         .map(|(_, process)| process)
-        .filter(|process| process.program == POD_PROGRAM && ends_with_id(process))
+        .filter(|process| is_pod(process))
         .cloned()
         .collect();
-    ensure!(!found.is_empty(), "the container {id} has no pod process");
+    ensure!(!found.is_empty(), "there is no pod process");
     let mut next = 0;
     while let Some(process) = found.get(next) {
         let pid = process.pid;

@@ -15,8 +15,14 @@ use crate::{Outcome, busybox, program};
 
 /// The runtime's name.
 pub const RUNTIME: &str = "io.containerd.hull.v2";
+/// What pods name the runtime by.
+pub const HULL: &str = "hull";
+/// What pods name runc by.
+pub const RUNC: &str = "runc";
 /// The image that most tests run, in containerd's terms.
 pub const BUSYBOX: &str = "localhost/busybox:1";
+/// The same that waits when nothing else is said.
+const WAITING: &str = "localhost/waiting:1";
 /// A subnet of the pods.
 pub const PODS_V4: &str = "198.51.100.0/24";
 /// The same.
@@ -47,6 +53,35 @@ impl Containerd {
     /// When it does not start: it needs root, and the packages that `.ci/deps` lists.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_sandbox_image(BUSYBOX)
+    }
+
+    /// The same, whose pods may be runc's.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn with_runc() -> Self {
+        // In a sandbox container of Hull nothing runs, in one of runc a process that waits has to.
+        let dir = TempDir::new().expect("a directory");
+        let layout = dir.path().join("waits");
+        let image = format!("{}:latest", layout.display());
+        let copied = Command::new("skopeo")
+            .args(["copy", "--quiet", &busybox()])
+            .arg(format!("oci:{image}"))
+            .output();
+        let _ = Outcome(copied.expect("skopeo runs")).ok();
+        let configured = Command::new("umoci")
+            .args(["config", "--image", &image])
+            .args(["--config.cmd", "sleep", "--config.cmd", "1000000"])
+            .output();
+        let _ = Outcome(configured.expect("umoci runs")).ok();
+        let containerd = Self::with_sandbox_image(WAITING);
+        containerd.import("k8s.io", &format!("oci:{image}"), WAITING);
+        containerd
+    }
+
+    fn with_sandbox_image(sandbox_image: &str) -> Self {
         let network = Network::enter();
         let dir = tempfile::Builder::new()
             .prefix("ctd-")
@@ -63,7 +98,11 @@ impl Containerd {
             none,
         )
         .expect("tmpfs");
-        fs::write(dir.path().join("config.toml"), configuration(dir.path())).expect("written");
+        fs::write(
+            dir.path().join("config.toml"),
+            configuration(dir.path(), sandbox_image),
+        )
+        .expect("written");
         let networks = dir.path().join("cni");
         fs::create_dir(&networks).expect("a directory");
         fs::write(networks.join("10-test.conflist"), network_list(dir.path())).expect("written");
@@ -335,7 +374,7 @@ fn sandboxer() -> String {
     }
 }
 
-fn configuration(dir: &Path) -> String {
+fn configuration(dir: &Path, sandbox_image: &str) -> String {
     let dir = dir.display();
     let sandboxer = sandboxer();
     format!(
@@ -354,19 +393,21 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 [plugins."io.containerd.grpc.v1.cri"]
   restrict_oom_score_adj = true
   disable_apparmor = true
-  sandbox_image = "{BUSYBOX}"
+  sandbox_image = "{sandbox_image}"
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{dir}/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    default_runtime_name = "hull"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.hull]
+    default_runtime_name = "{HULL}"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HULL}]
     runtime_type = "{RUNTIME}"
     pod_annotations = ["dev.hull.*", "io.katacontainers.config.*"]
     privileged_without_host_devices = true
     {sandboxer}
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{RUNC}]
+    runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{dir}/registries"
 "#

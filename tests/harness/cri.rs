@@ -17,7 +17,7 @@ use k8s_cri::v1::{
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::containerd::{BUSYBOX, Containerd};
+use crate::containerd::{BUSYBOX, Containerd, HULL};
 
 /// Longest time that a container has to get into a state.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +29,7 @@ pub struct Cri {
     images: ImageServiceClient<Channel>,
     logs: PathBuf,
     cgroup: String,
+    handler: &'static str,
 }
 
 /// A pod that runs.
@@ -104,7 +105,14 @@ impl Cri {
             images,
             logs: containerd.dir().join("logs"),
             cgroup: containerd.cgroup(),
+            handler: HULL,
         }
+    }
+
+    /// The same connection, for pods of another runtime handler.
+    #[must_use]
+    pub fn with_handler(self, handler: &'static str) -> Self {
+        Self { handler, ..self }
     }
 
     /// All calls about images.
@@ -169,7 +177,7 @@ impl Cri {
         std::fs::create_dir_all(&config.log_directory).expect("a directory");
         let request = RunPodSandboxRequest {
             config: Some(config.clone()),
-            runtime_handler: "hull".to_owned(),
+            runtime_handler: self.handler.to_owned(),
         };
         let answer = self.runtime.run_pod_sandbox(request).await?;
         let id = answer.into_inner().pod_sandbox_id;

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+pub mod blocking_cri;
 pub mod containerd;
 pub mod cri;
 pub mod disk;
