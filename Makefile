@@ -22,7 +22,7 @@ LAB_SECONDS ?= 1800
 FUZZ_SECONDS ?= 30
 SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run fuzz/run \
 	tests/debian.bash tests/lab/lab tests/lab/init tests/lab/main tests/containerd/newest tests/images/oci.bash \
-	tests/images/make-busybox tests/images/make-debian
+	tests/images/make-busybox tests/images/make-debian deploy/installer/hull-node
 
 .PHONY: help deps build guest images demo test test-containerd test-kvm bench lint fuzz install
 
@@ -106,6 +106,10 @@ install: ## install what `make build guest` made below $(DESTDIR)$(PREFIX)
 	install -m 644 $(addprefix $(CARGO_TARGET_DIR)/guest/,vmlinux initramfs.img guest.json) $(DESTDIR)$(PREFIX)/share/hull/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	install -d $(DESTDIR)$(PREFIX)/share/hull/containerd
+	install -m 644 deploy/containerd/version-2.toml deploy/containerd/version-3.toml $(DESTDIR)$(PREFIX)/share/hull/containerd/
+	install -m 755 deploy/installer/hull-node $(DESTDIR)$(PREFIX)/libexec/hull/
+	install -m 644 deploy/installer/versions.bash deploy/installer/containerd.bash $(DESTDIR)$(PREFIX)/libexec/hull/
 	$(RELEASE)/hull man --output $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/hull completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hull
 	$(RELEASE)/hull completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_hull

@@ -31,6 +31,8 @@ pub const PODS_V6: &str = "2001:db8:1::/64";
 /// Longest time that containerd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// containerd's configuration, in its directory: as on a node, seen from the node's root.
+pub const CONFIGURATION: &str = "etc/containerd/config.toml";
 /// A running containerd. Whatever it runs ends with it.
 #[derive(Debug)]
 pub struct Containerd {
@@ -53,10 +55,19 @@ impl Containerd {
     /// When it does not start: it needs root, and the packages that `.ci/deps` lists.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_sandbox_image(BUSYBOX)
+        Self::with(BUSYBOX, &[hull()])
     }
 
-    /// The same, whose pods may be runc's.
+    /// The same with a configuration that says nothing of Hull.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn without_hull() -> Self {
+        Self::with(BUSYBOX, &[])
+    }
+
+    /// The same as [`new`](Self::new), whose pods may be runc's.
     ///
     /// # Panics
     /// When it does not start.
@@ -76,12 +87,12 @@ impl Containerd {
             .args(["--config.cmd", "sleep", "--config.cmd", "1000000"])
             .output();
         let _ = Outcome(configured.expect("umoci runs")).ok();
-        let containerd = Self::with_sandbox_image(WAITING);
+        let containerd = Self::with(WAITING, &[hull(), runc()]);
         containerd.import("k8s.io", &format!("oci:{image}"), WAITING);
         containerd
     }
 
-    fn with_sandbox_image(sandbox_image: &str) -> Self {
+    fn with(sandbox_image: &str, runtimes: &[String]) -> Self {
         let network = Network::enter();
         let dir = tempfile::Builder::new()
             .prefix("ctd-")
@@ -98,11 +109,10 @@ impl Containerd {
             none,
         )
         .expect("tmpfs");
-        fs::write(
-            dir.path().join("config.toml"),
-            configuration(dir.path(), sandbox_image),
-        )
-        .expect("written");
+        let file = dir.path().join(CONFIGURATION);
+        fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
+        let configuration = configuration(dir.path(), sandbox_image) + &runtimes.concat();
+        fs::write(file, configuration).expect("written");
         let networks = dir.path().join("cni");
         fs::create_dir(&networks).expect("a directory");
         fs::write(networks.join("10-test.conflist"), network_list(dir.path())).expect("written");
@@ -134,7 +144,7 @@ impl Containerd {
         path.push(std::env::var_os("PATH").unwrap_or_default());
         let process = Command::new(program_of_containerd("containerd"))
             .arg("--config")
-            .arg(self.dir.path().join("config.toml"))
+            .arg(self.dir.path().join(CONFIGURATION))
             .env("PATH", path)
             .env("HULL_ROOT", self.hull_root())
             .stdin(Stdio::null())
@@ -366,17 +376,34 @@ fn program_of_containerd(name: &str) -> PathBuf {
     }
 }
 
-/// `HULL_SANDBOXER` names another of containerd's sandboxers than the default: `shim`.
-fn sandboxer() -> String {
-    match std::env::var("HULL_SANDBOXER") {
-        Ok(name) => format!("sandboxer = {name:?}"),
-        Err(_) => String::new(),
-    }
+/// Hull among the runtimes. `HULL_SANDBOXER` names another of containerd's sandboxers than the default: `shim`.
+fn hull() -> String {
+    let sandboxer = std::env::var("HULL_SANDBOXER")
+        .map_or_else(|_| String::new(), |name| format!("sandboxer = {name:?}"));
+    format!(
+        r#"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  default_runtime_name = "{HULL}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HULL}]
+  runtime_type = "{RUNTIME}"
+  pod_annotations = ["dev.hull.*", "io.katacontainers.config.*"]
+  privileged_without_host_devices = true
+  {sandboxer}
+"#
+    )
+}
+
+fn runc() -> String {
+    format!(
+        r#"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{RUNC}]
+  runtime_type = "io.containerd.runc.v2"
+"#
+    )
 }
 
 fn configuration(dir: &Path, sandbox_image: &str) -> String {
     let dir = dir.display();
-    let sandboxer = sandboxer();
     format!(
         r#"
 version = 2
@@ -399,15 +426,6 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{dir}/cni"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    default_runtime_name = "{HULL}"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HULL}]
-    runtime_type = "{RUNTIME}"
-    pod_annotations = ["dev.hull.*", "io.katacontainers.config.*"]
-    privileged_without_host_devices = true
-    {sandboxer}
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{RUNC}]
-    runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{dir}/registries"
 "#
