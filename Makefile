@@ -22,9 +22,10 @@ LAB_SECONDS ?= 1800
 FUZZ_SECONDS ?= 30
 SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run fuzz/run \
 	tests/debian.bash tests/lab/lab tests/lab/init tests/lab/main tests/containerd/newest tests/images/oci.bash \
-	tests/images/make-busybox tests/images/make-debian deploy/installer/hull-node
+	tests/images/make-busybox tests/images/make-debian \
+	deploy/installer/hull-node deploy/installer/hull-node-pod deploy/installer/make-image
 
-.PHONY: help deps build guest images demo test test-containerd test-kvm bench lint fuzz install
+.PHONY: help deps build guest images demo test test-containerd test-kvm bench lint fuzz install installer-image
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -114,3 +115,7 @@ install: ## install what `make build guest` made below $(DESTDIR)$(PREFIX)
 	$(RELEASE)/hull completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hull
 	$(RELEASE)/hull completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_hull
 	$(RELEASE)/hull completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hull.fish
+
+installer-image: build guest ## make the image of the Helm chart's pods, an OCI layout: target/installer-image
+	@deploy/installer/make-image $(CARGO_TARGET_DIR)/installer-image
+	@echo "installer image: skopeo copy oci:$(CARGO_TARGET_DIR)/installer-image:latest docker://REGISTRY/hull-installer:VERSION"

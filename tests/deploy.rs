@@ -292,3 +292,49 @@ fn an_installation_that_was_cut_off_is_finished() {
     assert_eq!(node.versions(), [node.current()]);
     assert!(!node.install(), "there is nothing left to do");
 }
+
+/// Helm is not among Debian's packages, and so not among what `make deps` installs.
+#[test]
+fn the_chart_is_what_helm_takes() {
+    if Command::new("helm").arg("version").output().is_err() {
+        eprintln!("skipped: there is no helm in PATH");
+        return;
+    }
+    let chart = checkout().join("deploy/helm/hull");
+    let helm = |arguments: &[&str]| {
+        let output = Command::new("helm").args(arguments).arg(&chart).output();
+        Outcome(output.expect("helm runs"))
+    };
+    let image = ["--set", "image.repository=registry.example/hull"];
+    let linted = helm(&[&["lint", "--strict"], &image[..]].concat());
+    let _ = linted.ok();
+    let settings = ["--set", "config=[vm]", "--set", "prefix=/var/hull"];
+    let rendered = helm(&[&["template", "release"], &image[..], &settings].concat()).ok();
+    assert_eq!(
+        rendered.matches("path: \"/var/hull\"").count(),
+        2,
+        "{rendered}"
+    );
+    let refused = helm(&["template", "release"]);
+    assert!(
+        refused.stderr().contains("image.repository"),
+        "{}",
+        refused.stderr()
+    );
+}
+
+#[test]
+fn the_chart_says_what_is_said_elsewhere() {
+    let read = |name: &str| fs::read_to_string(checkout().join("deploy").join(name)).expect("read");
+    let by_hand = read("runtimeclass.yaml");
+    let overhead = by_hand.lines().find(|line| line.contains("memory: "));
+    let overhead = overhead.expect("an overhead").trim();
+    let values = read("helm/hull/values.yaml");
+    assert!(
+        values.lines().any(|line| line.trim() == overhead),
+        "{overhead}"
+    );
+    let version = format!("appVersion: {}", env!("CARGO_PKG_VERSION"));
+    let chart = read("helm/hull/Chart.yaml");
+    assert!(chart.lines().any(|line| line == version), "{version}");
+}
