@@ -36,8 +36,8 @@ add_version() {
 }
 
 # Prints the command lines of the node's processes, one a line, as far as they are of this installation. A pod's process
-# and its helpers are started by their path in the version's own directory. Every process may read these, so neither the
-# processes' number space nor a capability is needed: the node's /proc is enough.
+# and its helpers are started by their path in the version's own directory. Every process may read these, so neither their
+# PID namespace nor a capability is needed: the node's /proc is enough.
 processes() {
   local proc="$root/proc" file arguments
   [ -d "$proc/self" ] || proc=/proc
