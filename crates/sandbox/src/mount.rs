@@ -1,5 +1,6 @@
 //! Mounts on the host, in the pod process's own mount namespace.
 
+mod image_file;
 pub mod origin;
 pub mod overlay;
 
@@ -8,6 +9,7 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags};
 
 use crate::error::SandboxError;
+use image_file::LoopDevice;
 
 /// A mount as containerd's `types.Mount` and mount(8) say it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -24,6 +26,8 @@ pub struct MountSpec {
 struct Parsed<'a> {
     flags: MsFlags,
     propagation: MsFlags,
+    /// The source is a file that holds the file system.
+    in_file: bool,
     /// What is left for the file system.
     data: Vec<&'a str>,
 }
@@ -54,6 +58,7 @@ impl MountSpec {
     fn parse(&self) -> Parsed<'_> {
         let mut flags = MsFlags::empty();
         let mut propagation = MsFlags::empty();
+        let mut in_file = false;
         let mut data = Vec::new();
         for option in &self.options {
             match option.as_str() {
@@ -79,6 +84,7 @@ impl MountSpec {
                 "rslave" => propagation = MsFlags::MS_SLAVE | MsFlags::MS_REC,
                 "shared" => propagation = MsFlags::MS_SHARED,
                 "rshared" => propagation = MsFlags::MS_SHARED | MsFlags::MS_REC,
+                "loop" => in_file = true,
                 other => data.push(other),
             }
         }
@@ -88,6 +94,7 @@ impl MountSpec {
         Parsed {
             flags,
             propagation,
+            in_file,
             data,
         }
     }
@@ -124,8 +131,17 @@ impl MountSpec {
         } else if self.kind == "overlay" {
             overlay::mount(target, parsed.flags, &parsed.data)?;
         } else {
+            let read_only = parsed.flags.contains(MsFlags::MS_RDONLY);
+            let device = parsed
+                .in_file
+                .then(|| LoopDevice::over(Path::new(&self.source), read_only))
+                .transpose()
+                .map_err(cannot_io())?;
+            let source = device
+                .as_ref()
+                .map_or(Path::new(&self.source), LoopDevice::path);
             nix::mount::mount(
-                Some(self.source.as_str()),
+                Some(source),
                 target,
                 Some(self.kind.as_str()),
                 parsed.flags,
