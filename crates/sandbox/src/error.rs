@@ -106,4 +106,13 @@ impl SandboxError {
         let action = action.into();
         move |source| Self::Host { action, source }
     }
+
+    /// Whether the guest has not answered, for whatever reason.
+    pub(crate) fn is_silence(&self) -> bool {
+        match self {
+            Self::Guest(_) => true,
+            Self::Agent { source, .. } => !matches!(source, ttrpc::Error::RpcStatus(_)),
+            _ => false,
+        }
+    }
 }

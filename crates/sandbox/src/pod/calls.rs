@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hull_agent_api::agent;
 use ttrpc::Error as RpcError;
@@ -16,6 +17,9 @@ use crate::process::Process;
 use crate::spec::GuestSpec;
 use crate::state::Transition;
 use crate::stdio::StdioConfig;
+
+/// The connections to a guest end before its machine is seen to have: a VMM gives much memory back.
+const END_IS_SEEN: Duration = Duration::from_secs(10);
 
 /// For `map_err` on the agent's answers.
 fn refused(action: &'static str) -> impl FnOnce(RpcError) -> SandboxError {
@@ -103,8 +107,21 @@ impl Pod {
         drop(containers);
         self.set_first(&container);
         self.follow(&container, container.init());
-        self.save().await?;
-        Ok(container)
+        self.save_or_delete(container).await
+    }
+
+    /// Notes down a container that was made; one that cannot be is deleted again.
+    async fn save_or_delete(
+        self: &Arc<Self>,
+        container: Arc<Container>,
+    ) -> Result<Arc<Container>, SandboxError> {
+        let Err(error) = self.save().await else {
+            return Ok(container);
+        };
+        if let Err(clean_up) = self.delete(container.id(), "").await {
+            tracing::error!(error = %clean_up, "cannot clean up after a failed create");
+        }
+        Err(error)
     }
 
     /// Makes a container that only holds the pod together for its engine: no program runs in it, and
@@ -117,16 +134,16 @@ impl Pod {
         request: CreateContainer,
     ) -> Result<Arc<Container>, SandboxError> {
         check_id(&request.id)?;
-        self.check_alive()?;
         let mut containers = self.containers.lock().await;
+        // With the lock: the pod's end passes all containers by once.
+        self.check_alive()?;
         check_free(&containers, &request.id)?;
         let init = Process::placeholder(&request.id, request.stdio.clone(), self.drop_anchor()?);
         let files = Files::of(self.machine.share.dir(), &request.id);
         let container = Arc::new(Container::new(&request, init, files));
         containers.insert(request.id, Arc::clone(&container));
         drop(containers);
-        self.save().await?;
-        Ok(container)
+        self.save_or_delete(container).await
     }
 
     /// What stands for a container of this pod on the host.
@@ -280,7 +297,11 @@ impl Pod {
             Some(process),
             Arc::clone(container.init().anchor()),
         )?)?;
-        self.save().await
+        let saved = self.save().await;
+        if saved.is_err() {
+            container.remove_exec(exec_id);
+        }
+        saved
     }
 
     /// Sends a signal to a process, or to all of the container.
@@ -295,13 +316,18 @@ impl Pod {
         all: bool,
     ) -> Result<(), SandboxError> {
         let process = self.container(id).await?.process(exec_id)?;
+        let ended = || SandboxError::NotFound {
+            kind: "process",
+            id: format!("{id} {exec_id}").trim_end().to_owned(),
+        };
         if process.exit().is_some() {
-            return Err(SandboxError::NotFound {
-                kind: "process",
-                id: format!("{id} {exec_id}").trim_end().to_owned(),
-            });
+            return Err(ended());
         }
-        process.signal(&self.guest, signal, all).await
+        let signalled = process.signal(&self.guest, signal, all).await;
+        match self.explain(signalled).await {
+            Err(SandboxError::Ended(_)) => Err(ended()),
+            signalled => signalled,
+        }
     }
 
     /// Forgets a process that has ended, or a container and all that it left.
@@ -312,32 +338,58 @@ impl Pod {
         let container = self.container(id).await?;
         let process = container.process(exec_id)?;
         process.check(Transition::Delete)?;
-        let alive = self.check_alive().is_ok();
+        let removed = self.delete_in_guest(&process, id).await;
+        match self.explain(removed).await {
+            // With the guest goes all that is in it.
+            Ok(()) | Err(SandboxError::Ended(_)) => {}
+            Err(error) => return Err(error),
+        }
         if exec_id.is_empty() {
-            if alive {
-                if process.exit().is_none() {
-                    // Created and never started: its init waits and is killed.
-                    process.signal(&self.guest, 9, true).await?;
-                    process.wait().await;
-                }
-                self.remove_in_guest(&process, id).await?;
-            }
             container.files().remove()?;
             self.containers.lock().await.remove(id);
         } else {
-            if alive && process.exit().is_some() {
-                let request = process.request();
-                let removed = self
-                    .guest
-                    .agent()
-                    .remove_process(promptly(), &request)
-                    .await;
-                removed.map_err(refused("remove the process"))?;
-            }
             container.remove_exec(exec_id);
         }
-        self.save().await?;
+        // It is gone, and has to be able to go when no record can be written: when the disk is full.
+        if let Err(error) = self.save().await {
+            tracing::error!(%error, "cannot write the state file");
+        }
         Ok(process)
+    }
+
+    async fn delete_in_guest(&self, process: &Process, id: &str) -> Result<(), SandboxError> {
+        self.check_alive()?;
+        if process.exec_id().is_empty() {
+            if process.exit().is_none() {
+                // Created and never started: its init waits and is killed.
+                process.signal(&self.guest, 9, true).await?;
+                process.wait().await;
+            }
+            self.remove_in_guest(process, id).await
+        } else if process.exit().is_some() {
+            let request = process.request();
+            let removed = self
+                .guest
+                .agent()
+                .remove_process(promptly(), &request)
+                .await;
+            removed.map(drop).map_err(refused("remove the process"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The outcome of a call of the guest. When it got lost with the guest, that is the error, as soon as it
+    /// is known how the guest ended.
+    pub async fn explain<T>(&self, outcome: Result<T, SandboxError>) -> Result<T, SandboxError> {
+        let error = match outcome {
+            Err(error) if error.is_silence() => error,
+            outcome => return outcome,
+        };
+        match tokio::time::timeout(END_IS_SEEN, self.ended()).await {
+            Ok(end) => Err(SandboxError::Ended(end.cause)),
+            Err(_) => Err(error),
+        }
     }
 
     async fn remove_in_guest(&self, init: &Process, id: &str) -> Result<(), SandboxError> {

@@ -83,9 +83,12 @@ pub(super) fn save(
     let bytes = serde_json::to_vec(&record).expect("plain data encodes");
     let path = state_dir.join(FILE);
     let new = state_dir.join("state.json.new");
-    std::fs::write(&new, bytes)
-        .and_then(|()| std::fs::rename(&new, &path))
-        .map_err(SandboxError::host(format!("write {}", path.display())))
+    let written = std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, &path));
+    if written.is_err() {
+        // On a full disk this is what little room there was. The one before it is still good.
+        let _ = std::fs::remove_file(&new);
+    }
+    written.map_err(SandboxError::host(format!("write {}", path.display())))
 }
 
 /// Ends the machine of the pod in `state_dir` that could not be taken over.
