@@ -37,11 +37,14 @@ impl Write for &PodLog {
         if let Some(mut fifo) = self.fifo.as_ref() {
             let _ = fifo.write(bytes);
         }
-        io::stderr().write_all(bytes)?;
+        // A disk that is full costs the log and not the pod: whoever logs would take it for a fault of the
+        // program, say so on the standard error, and panic because that is full too.
+        let _ = io::stderr().write_all(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
