@@ -3,16 +3,25 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hull_config::{Config, LogLevel};
-use hull_sandbox::{bundle_spec, destroy, live_vmm};
+use hull_sandbox::{PodConfig, bundle_spec, destroy, live_vmm};
 use oci_spec::runtime::Spec;
 
+use super::delete::clean_up;
 use super::role::Role;
 use super::{EngineError, Invocation, answer, host, options, pod};
 use crate::client::{self, Engine, PodProcess, Start};
 use crate::sandboxer::PendingPod;
+
+/// What the state directory of a new pod says.
+enum Order {
+    /// What the pod is given.
+    Given(PodConfig),
+    /// That containerd will say.
+    Pending(PendingPod),
+}
 
 /// Starts the pod process for the container in the working directory, unless its pod has one, and
 /// says on the standard output where it listens.
@@ -22,19 +31,22 @@ use crate::sandboxer::PendingPod;
 pub async fn start(invocation: &Invocation) -> Result<(), EngineError> {
     let bundle = std::env::current_dir().map_err(host("find the working directory"))?;
     let config_file = options::config_path(io::stdin().lock()).map_err(host("read the options"))?;
-    let own = invocation.state_dir(&invocation.id);
     // A sandbox of containerd's sandboxer `shim` has no specification: it is described later.
-    let (state_dir, least_version) = if bundle.join("config.json").exists() {
+    let (order, settings) = if bundle.join("config.json").exists() {
         let spec = bundle_spec(&bundle)?;
         match Role::of(&spec) {
-            Role::Member(pod) => (running(invocation, pod).await?, 2),
+            Role::Member(pod) => {
+                let state_dir = invocation.state_dir(&pod);
+                if PodProcess::dial(&state_dir).await.is_err() {
+                    let id = invocation.id.clone();
+                    return Err(EngineError::NoPod { id, pod });
+                }
+                return tell(&state_dir, &bundle, TASK_VERSION);
+            }
             role => {
                 let settings = settings(config_file.as_deref(), &spec)?;
                 let config = pod::request(invocation, &role, &spec)?.config(&settings)?;
-                create_state_dir(&own, &invocation.id).await?;
-                config.write(&own)?;
-                launch(invocation, &bundle, &own, settings.log.level).await?;
-                (own, 2)
+                (Order::Given(config), settings)
             }
         }
     } else {
@@ -45,56 +57,58 @@ pub async fn start(invocation: &Invocation) -> Result<(), EngineError> {
             bundle: bundle.clone(),
             config_file,
         };
-        create_state_dir(&own, &invocation.id).await?;
-        pending.write(&own)?;
-        launch(invocation, &bundle, &own, settings.log.level).await?;
-        (own, SANDBOX_VERSION)
+        (Order::Pending(pending), settings)
     };
-    let address = format!("unix://{}", client::socket(&state_dir).display());
-    std::fs::write(bundle.join("address"), &address).map_err(host("write the file `address`"))?;
-    answer(start_answer(&address, least_version).as_bytes())
-}
-
-/// The version of the Task API from which on containerd takes a shim for one that serves the Sandbox API.
-const SANDBOX_VERSION: u32 = 3;
-
-/// The state directory of a pod that a container joins.
-async fn running(invocation: &Invocation, pod: String) -> Result<PathBuf, EngineError> {
-    let state_dir = invocation.state_dir(&pod);
-    match PodProcess::dial(&state_dir).await {
-        Ok(_) => Ok(state_dir),
-        Err(_) => Err(EngineError::NoPod {
-            id: invocation.id.clone(),
-            pod,
-        }),
+    let state_dir = invocation.state_dir(&invocation.id);
+    create_state_dir(&state_dir, &invocation.id).await?;
+    let pod = start_pod(invocation, &state_dir, &order, &settings, &bundle).await;
+    if let Err(error) = pod {
+        // Nobody else knows of it yet.
+        clean_up(&state_dir).await?;
+        return Err(error);
     }
+    Ok(())
 }
 
-/// Starts the pod process of a state directory that says what it shall do.
-async fn launch(
+/// Starts the pod process of a new pod, and says where it listens.
+async fn start_pod(
     invocation: &Invocation,
-    bundle: &Path,
     state_dir: &Path,
-    log_level: LogLevel,
+    order: &Order,
+    settings: &Config,
+    bundle: &Path,
 ) -> Result<(), EngineError> {
+    let version = match order {
+        Order::Given(config) => config.write(state_dir).map(|()| TASK_VERSION),
+        Order::Pending(pending) => pending.write(state_dir).map(|()| SANDBOX_VERSION),
+    }?;
     let engine = Engine {
         namespace: invocation.namespace.clone(),
         events: std::env::var_os("TTRPC_ADDRESS").map(Into::into),
         log: bundle.join("log"),
         log_level: match invocation.debug {
             true => LogLevel::Debug,
-            false => log_level,
+            false => settings.log.level,
         },
     };
     let start = Start {
         engine: Some(engine),
         ..Start::default()
     };
-    if let Err(error) = PodProcess::start(state_dir, start).await {
-        destroy(state_dir).await?;
-        return Err(error.into());
-    }
-    Ok(())
+    PodProcess::start(state_dir, start).await?;
+    tell(state_dir, bundle, version)
+}
+
+/// The version of the Task API that every containerd knows.
+const TASK_VERSION: u32 = 2;
+/// The version from which on containerd takes a shim for one that serves the Sandbox API.
+const SANDBOX_VERSION: u32 = 3;
+
+/// Says where the pod process of `state_dir` listens: to containerd, and to one that comes after it.
+fn tell(state_dir: &Path, bundle: &Path, least_version: u32) -> Result<(), EngineError> {
+    let address = format!("unix://{}", client::socket(state_dir).display());
+    std::fs::write(bundle.join("address"), &address).map_err(host("write the file `address`"))?;
+    answer(start_answer(&address, least_version).as_bytes())
 }
 
 /// From containerd 1.7 on, the answer may say more than the address; earlier ones take nothing else,
