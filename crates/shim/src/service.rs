@@ -4,6 +4,7 @@ mod told;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
@@ -42,15 +43,17 @@ pub enum Stage {
 }
 
 /// The Task API of one pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TaskService {
     stage: watch::Receiver<Stage>,
     shutdown: Arc<Notify>,
-    told: Told,
+    told: Arc<Told>,
     /// The container that stands for the pod.
     placeholder: Option<String>,
     /// Files for containers that bring none: see [`CreateContainer::pod_files`].
     pod_files: Option<PathBuf>,
+    /// Whether somebody counts on the pod: a container was asked for, or it is a sandbox by itself.
+    is_used: Arc<AtomicBool>,
 }
 
 type Rpc<T> = ttrpc::Result<T>;
@@ -73,8 +76,9 @@ impl TaskService {
         Self {
             stage,
             shutdown,
-            told: Told::new(events),
+            told: Arc::new(Told::new(events)),
             placeholder,
+            is_used: Arc::new(AtomicBool::new(pod_files.is_some())),
             pod_files,
         }
     }
@@ -116,6 +120,22 @@ fn stdio(stdin: String, stdout: String, stderr: String, terminal: bool) -> Stdio
         stderr,
         terminal,
     }
+}
+
+/// Does what a client has asked for. A call is dropped when its connection ends, as it does when containerd is
+/// killed: what changes a container must not be left half done by that.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Rpc<T>> + Send + 'static,
+) -> Rpc<T> {
+    match tokio::spawn(change).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(ttrpc::Error::Others(error.to_string())),
+    }
+}
+
+/// The answer to a call that needed the guest: that the machine has ended, if it has.
+async fn answer<T>(pod: &Pod, outcome: Result<T, SandboxError>) -> Rpc<T> {
+    pod.explain(outcome).await.map_err(|e| rpc_error(&e))
 }
 
 async fn process(pod: &Pod, id: &str, exec_id: &str) -> Rpc<Arc<Process>> {
@@ -185,56 +205,72 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> Rpc<CreateTaskResponse> {
-        let create = create_container(&request, self.pod_files.clone());
-        let container = if self.placeholder.as_deref() == Some(&request.id) {
-            self.pod().await?.create_placeholder(create).await
-        } else {
-            // While the guest boots.
-            let prepared = create.prepare().await.map_err(|e| rpc_error(&e))?;
-            self.pod().await?.create(prepared).await
-        };
-        let container = container.map_err(|e| rpc_error(&e))?;
-        self.told.created(&container, &request);
-        Ok(CreateTaskResponse {
-            pid: container.init().pid(),
-            ..Default::default()
+        self.is_used.store(true, Ordering::Relaxed);
+        let service = self.clone();
+        to_its_end(async move {
+            let create = create_container(&request, service.pod_files.clone());
+            let (pod, container) = if service.placeholder.as_deref() == Some(&request.id) {
+                let pod = service.pod().await?;
+                let made = pod.create_placeholder(create).await;
+                (pod, made)
+            } else {
+                // While the guest boots.
+                let prepared = create.prepare().await.map_err(|e| rpc_error(&e))?;
+                let pod = service.pod().await?;
+                let made = pod.create(prepared).await;
+                (pod, made)
+            };
+            let container = answer(&pod, container).await?;
+            service.told.created(&container, &request);
+            Ok(CreateTaskResponse {
+                pid: container.init().pid(),
+                ..Default::default()
+            })
         })
+        .await
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> Rpc<StartResponse> {
-        let pod = self.pod().await?;
-        let process = process(&pod, &request.id, &request.exec_id).await?;
-        let start = async {
-            pod.start_process(&request.id, &request.exec_id)
-                .await
-                .map_err(|e| rpc_error(&e))
-        };
-        self.told.starting(&request.id, &process, start).await?;
-        Ok(StartResponse {
-            pid: process.pid(),
-            ..Default::default()
+        let service = self.clone();
+        to_its_end(async move {
+            let pod = service.pod().await?;
+            let process = process(&pod, &request.id, &request.exec_id).await?;
+            let start = async {
+                let started = pod.start_process(&request.id, &request.exec_id).await;
+                answer(&pod, started).await
+            };
+            service.told.starting(&request.id, &process, start).await?;
+            Ok(StartResponse {
+                pid: process.pid(),
+                ..Default::default()
+            })
         })
+        .await
     }
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Rpc<DeleteResponse> {
-        let pod = self.pod().await?;
-        let process = pod
-            .delete(&request.id, &request.exec_id)
-            .await
-            .map_err(|e| rpc_error(&e))?;
-        let exit = process.exit().unwrap_or_else(ExitStatus::killed);
-        self.told.deleted(&request.id, &process, &exit).await;
-        Ok(DeleteResponse {
-            pid: process.pid(),
-            exit_status: exit.code,
-            exited_at: timestamp(exit.at_ns),
-            ..Default::default()
+        let service = self.clone();
+        to_its_end(async move {
+            let pod = service.pod().await?;
+            let process = pod
+                .delete(&request.id, &request.exec_id)
+                .await
+                .map_err(|e| rpc_error(&e))?;
+            let exit = process.exit().unwrap_or_else(ExitStatus::killed);
+            service.told.deleted(&request.id, &process, &exit).await;
+            Ok(DeleteResponse {
+                pid: process.pid(),
+                exit_status: exit.code,
+                exited_at: timestamp(exit.at_ns),
+                ..Default::default()
+            })
         })
+        .await
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> Rpc<PidsResponse> {
         let pod = self.pod().await?;
-        let pids = pod.pids(&request.id).await.map_err(|e| rpc_error(&e))?;
+        let pids = answer(&pod, pod.pids(&request.id).await).await?;
         let processes = pids.into_iter().map(|pid| {
             let mut info = containerd_shim_protos::types::task::ProcessInfo::new();
             info.pid = pid;
@@ -247,50 +283,67 @@ impl Task for TaskService {
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> Rpc<api::Empty> {
-        let pod = self.pod().await?;
-        pod.pause(&request.id).await.map_err(|e| rpc_error(&e))?;
-        self.told.paused(&request.id);
-        Ok(api::Empty::default())
+        let service = self.clone();
+        to_its_end(async move {
+            let pod = service.pod().await?;
+            answer(&pod, pod.pause(&request.id).await).await?;
+            service.told.paused(&request.id);
+            Ok(api::Empty::default())
+        })
+        .await
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> Rpc<api::Empty> {
-        let pod = self.pod().await?;
-        pod.resume(&request.id).await.map_err(|e| rpc_error(&e))?;
-        self.told.resumed(&request.id);
-        Ok(api::Empty::default())
+        let service = self.clone();
+        to_its_end(async move {
+            let pod = service.pod().await?;
+            answer(&pod, pod.resume(&request.id).await).await?;
+            service.told.resumed(&request.id);
+            Ok(api::Empty::default())
+        })
+        .await
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> Rpc<api::Empty> {
-        let pod = self.pod().await?;
-        pod.kill(&request.id, &request.exec_id, request.signal, request.all)
-            .await
-            .map_err(|e| rpc_error(&e))?;
-        Ok(api::Empty::default())
+        let service = self.clone();
+        to_its_end(async move {
+            let pod = service.pod().await?;
+            pod.kill(&request.id, &request.exec_id, request.signal, request.all)
+                .await
+                .map_err(|e| rpc_error(&e))?;
+            Ok(api::Empty::default())
+        })
+        .await
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> Rpc<api::Empty> {
-        let pod = self.pod().await?;
-        let spec = request.spec.into_option().unwrap_or_default();
-        let process = String::from_utf8(spec.value)
-            .map_err(|_| invalid("the process to add is not described in JSON"))?;
-        let stdio = stdio(
-            request.stdin,
-            request.stdout,
-            request.stderr,
-            request.terminal,
-        );
-        pod.exec(&request.id, &request.exec_id, process, stdio)
-            .await
-            .map_err(|e| rpc_error(&e))?;
-        self.told.exec_added(&request.id, &request.exec_id);
-        Ok(api::Empty::default())
+        let service = self.clone();
+        to_its_end(async move {
+            let pod = service.pod().await?;
+            let spec = request.spec.into_option().unwrap_or_default();
+            let process = String::from_utf8(spec.value)
+                .map_err(|_| invalid("the process to add is not described in JSON"))?;
+            let stdio = stdio(
+                request.stdin,
+                request.stdout,
+                request.stderr,
+                request.terminal,
+            );
+            pod.exec(&request.id, &request.exec_id, process, stdio)
+                .await
+                .map_err(|e| rpc_error(&e))?;
+            service.told.exec_added(&request.id, &request.exec_id);
+            Ok(api::Empty::default())
+        })
+        .await
     }
 
     async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> Rpc<api::Empty> {
         let pod = self.pod().await?;
-        pod.resize(&request.id, &request.exec_id, request.width, request.height)
-            .await
-            .map_err(|e| rpc_error(&e))?;
+        let resized = pod
+            .resize(&request.id, &request.exec_id, request.width, request.height)
+            .await;
+        answer(&pod, resized).await?;
         Ok(api::Empty::default())
     }
 
@@ -306,9 +359,7 @@ impl Task for TaskService {
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> Rpc<api::Empty> {
         let pod = self.pod().await?;
         let resources = request.resources.into_option().unwrap_or_default().value;
-        pod.update(&request.id, resources)
-            .await
-            .map_err(|e| rpc_error(&e))?;
+        answer(&pod, pod.update(&request.id, resources).await).await?;
         Ok(api::Empty::default())
     }
 
@@ -325,7 +376,7 @@ impl Task for TaskService {
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> Rpc<StatsResponse> {
         let pod = self.pod().await?;
-        let stats = pod.stats(&request.id).await.map_err(|e| rpc_error(&e))?;
+        let stats = answer(&pod, pod.stats(&request.id).await).await?;
         Ok(StatsResponse {
             stats: MessageField::some(Any {
                 type_url: METRICS_TYPE_URL.to_owned(),
@@ -341,11 +392,17 @@ impl Task for TaskService {
         Err(rpc_error(&unsupported))
     }
 
+    /// Who asks this for a container before any was asked for is a containerd that was killed in between and has
+    /// come back: it will never ask for one, and 1.6 leaves such a pod alone.
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Rpc<ConnectResponse> {
         let pod = self.pod().await?;
         let task_pid = match &*request.id {
             // Who only wants to know whether the guest is up.
             "" => 0,
+            _ if self.told.is_heard() && !self.is_used.load(Ordering::Relaxed) => {
+                self.shutdown.notify_one();
+                0
+            }
             id => process(&pod, id, "").await?.pid(),
         };
         Ok(ConnectResponse {

@@ -44,6 +44,11 @@ impl Told {
         }
     }
 
+    /// Whether somebody is told.
+    pub(super) fn is_heard(&self) -> bool {
+        self.events.are_heard()
+    }
+
     /// A container was made.
     pub(super) fn created(&self, container: &Container, request: &CreateTaskRequest) {
         let io = TaskIO {
