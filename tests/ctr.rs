@@ -274,6 +274,10 @@ fn the_network_and_the_control_group_may_be_those_that_the_host_has() {
     let groups = fs::read_to_string(Path::new("/proc").join(vmm.to_string()).join("cgroup"));
     let groups = groups.expect("read");
     assert!(groups.contains(&group), "{group} is not among {groups}");
+    let removed = Command::new("ip")
+        .args(["netns", "delete", "made"])
+        .status();
+    assert!(removed.expect("ip runs").success());
     end(&containerd);
 }
 

@@ -115,6 +115,7 @@ impl Containerd {
         fs::write(file, configuration).expect("written");
         let networks = dir.path().join("cni");
         fs::create_dir(&networks).expect("a directory");
+        fs::create_dir(dir.path().join("run")).expect("a directory");
         fs::write(networks.join("10-test.conflist"), network_list(dir.path())).expect("written");
         let mut containerd = Self {
             dir,
@@ -246,7 +247,13 @@ impl Containerd {
     /// Where Hull has its state.
     #[must_use]
     pub fn hull_root(&self) -> PathBuf {
-        self.dir.path().join("hull")
+        self.run_dir().join("hull")
+    }
+
+    /// What is in `/run` elsewhere: the state of containerd and of Hull.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
     }
 
     /// The directory with a directory for each registry, which says how it is reached.
@@ -336,6 +343,19 @@ impl Containerd {
         }
         let mounts = crate::namespaces::mounts_below(&root);
         assert!(mounts.is_empty(), "{mounts:#?}");
+        let networks = self.networks();
+        assert!(networks.is_empty(), "{networks:#?}");
+    }
+
+    /// The network namespaces and addresses that pods have.
+    fn networks(&self) -> Vec<PathBuf> {
+        let is_lease = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.parse::<std::net::IpAddr>().is_ok()
+        };
+        let leases = paths_in(&self.dir.path().join("ipam/test"));
+        let namespaces = paths_in(Path::new("/run/netns"));
+        leases.filter(is_lease).chain(namespaces).collect()
     }
 }
 
@@ -356,6 +376,11 @@ impl Drop for Containerd {
             let _ = fs::remove_dir(dir);
         }
     }
+}
+
+fn paths_in(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    entries.map(|entry| entry.expect("an entry").path())
 }
 
 /// Arguments of `ctr run --rm` with Hull.
@@ -408,7 +433,7 @@ fn configuration(dir: &Path, sandbox_image: &str) -> String {
         r#"
 version = 2
 root = "{dir}/root"
-state = "{dir}/state"
+state = "{dir}/run/containerd"
 # They would have a socket and a directory of the host's.
 disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
 [debug]

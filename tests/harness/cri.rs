@@ -10,9 +10,10 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ContainerState, ContainerStatus, ContainerStatusRequest,
     CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
+    PodSandboxMetadata, PodSandboxState, PodSandboxStatusRequest, RemoveContainerRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest,
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -23,7 +24,7 @@ use crate::containerd::{BUSYBOX, Containerd, HULL};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection to a runtime.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
@@ -227,12 +228,19 @@ impl Cri {
     /// When it does not start.
     pub async fn start(&mut self, pod: &Pod, config: ContainerConfig) -> String {
         let id = self.create(pod, config).await.expect("it is made");
-        let request = StartContainerRequest {
-            container_id: id.clone(),
-        };
-        let started = self.runtime.start_container(request).await;
-        started.expect("it starts");
+        self.try_start(&id).await.expect("it starts");
         id
+    }
+
+    /// Starts a container that was made.
+    ///
+    /// # Errors
+    /// When the runtime refuses.
+    pub async fn try_start(&mut self, container: &str) -> Result<(), tonic::Status> {
+        let request = StartContainerRequest {
+            container_id: container.to_owned(),
+        };
+        self.runtime.start_container(request).await.map(drop)
     }
 
     /// Makes and starts a container with nothing special.
@@ -266,18 +274,31 @@ impl Cri {
     /// # Panics
     /// When it cannot be run.
     pub async fn exec(&mut self, container: &str, command: &[&str]) -> Executed {
+        let executed = self.try_exec(container, command, 60).await;
+        executed.expect("it runs")
+    }
+
+    /// The same for a command that has `seconds` for it; 0 is as long as it takes.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn try_exec(
+        &mut self,
+        container: &str,
+        command: &[&str],
+        seconds: i64,
+    ) -> Result<Executed, tonic::Status> {
         let request = ExecSyncRequest {
             container_id: container.to_owned(),
             cmd: command.iter().map(|word| (*word).to_owned()).collect(),
-            timeout: 60,
+            timeout: seconds,
         };
-        let answer = self.runtime.exec_sync(request).await;
-        let answer = answer.expect("it runs").into_inner();
-        Executed {
+        let answer = self.runtime.exec_sync(request).await?.into_inner();
+        Ok(Executed {
             stdout: String::from_utf8_lossy(&answer.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&answer.stderr).into_owned(),
             code: answer.exit_code,
-        }
+        })
     }
 
     /// A container's status.
@@ -285,13 +306,38 @@ impl Cri {
     /// # Panics
     /// When it is not known.
     pub async fn status(&mut self, container: &str) -> ContainerStatus {
+        let status = self.try_status(container).await;
+        status.expect("the container is known")
+    }
+
+    /// A container's status.
+    ///
+    /// # Errors
+    /// When it is not known.
+    ///
+    /// # Panics
+    /// When the answer is empty.
+    pub async fn try_status(&mut self, container: &str) -> Result<ContainerStatus, tonic::Status> {
         let request = ContainerStatusRequest {
             container_id: container.to_owned(),
             verbose: false,
         };
-        let answer = self.runtime.container_status(request).await;
-        let status = answer.expect("the container is known").into_inner().status;
-        status.expect("a status")
+        let answer = self.runtime.container_status(request).await?.into_inner();
+        Ok(answer.status.expect("a status"))
+    }
+
+    /// Whether a pod is ready for containers.
+    ///
+    /// # Errors
+    /// When it is not known.
+    pub async fn is_ready(&mut self, pod: &str) -> Result<bool, tonic::Status> {
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id: pod.to_owned(),
+            verbose: false,
+        };
+        let answer = self.runtime.pod_sandbox_status(request).await?.into_inner();
+        let status = answer.status.unwrap_or_default();
+        Ok(status.state() == PodSandboxState::SandboxReady)
     }
 
     /// Waits for a container's end.
@@ -331,11 +377,19 @@ impl Cri {
     /// # Panics
     /// When it is not stopped.
     pub async fn stop(&mut self, container: &str, seconds: i64) {
+        self.try_stop(container, seconds).await.expect("stopped");
+    }
+
+    /// Stops a container, which has `seconds` for it.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    pub async fn try_stop(&mut self, container: &str, seconds: i64) -> Result<(), tonic::Status> {
         let request = StopContainerRequest {
             container_id: container.to_owned(),
             timeout: seconds,
         };
-        self.runtime.stop_container(request).await.expect("stopped");
+        self.runtime.stop_container(request).await.map(drop)
     }
 
     /// Removes a container.
@@ -355,15 +409,41 @@ impl Cri {
     /// # Panics
     /// When that fails.
     pub async fn remove_pod(&mut self, pod: &Pod) {
+        self.try_stop_pod(&pod.id).await.expect("stopped");
+        self.try_remove_pod(&pod.id).await.expect("removed");
+    }
+
+    /// Ends a pod and all its containers.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    pub async fn try_stop_pod(&mut self, pod: &str) -> Result<(), tonic::Status> {
         let request = StopPodSandboxRequest {
-            pod_sandbox_id: pod.id.clone(),
+            pod_sandbox_id: pod.to_owned(),
         };
-        let stopped = self.runtime.stop_pod_sandbox(request).await;
-        stopped.expect("stopped");
+        self.runtime.stop_pod_sandbox(request).await.map(drop)
+    }
+
+    /// Forgets a pod that was stopped, and its containers.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    pub async fn try_remove_pod(&mut self, pod: &str) -> Result<(), tonic::Status> {
         let request = RemovePodSandboxRequest {
-            pod_sandbox_id: pod.id.clone(),
+            pod_sandbox_id: pod.to_owned(),
         };
-        let removed = self.runtime.remove_pod_sandbox(request).await;
-        removed.expect("removed");
+        self.runtime.remove_pod_sandbox(request).await.map(drop)
+    }
+
+    /// Ids of the pods of this name.
+    ///
+    /// # Errors
+    /// When the runtime fails.
+    pub async fn pods_named(&mut self, name: &str) -> Result<Vec<String>, tonic::Status> {
+        let request = ListPodSandboxRequest::default();
+        let pods = self.runtime.list_pod_sandbox(request).await?.into_inner();
+        let has_name = |pod: &PodSandbox| pod.metadata.as_ref().is_some_and(|of| of.name == name);
+        let found = pods.items.into_iter().filter(has_name);
+        Ok(found.map(|pod| pod.id).collect())
     }
 }

@@ -18,6 +18,7 @@ pub mod cri;
 pub mod disk;
 pub mod docker_registry;
 pub mod layout;
+pub mod machine;
 pub mod namespaces;
 pub mod network;
 pub mod registry;

@@ -108,6 +108,14 @@ pub fn pids_of(program: &str, text: &str) -> Vec<i32> {
         .collect()
 }
 
+/// The process that has started `pid`, unless that has ended.
+#[must_use]
+pub fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(1)?.parse().ok()
+}
+
 /// The only process that the pod process of this root has started from `program`.
 ///
 /// # Panics
@@ -115,13 +123,7 @@ pub fn pids_of(program: &str, text: &str) -> Vec<i32> {
 #[must_use]
 pub fn pods_only(program: &str, root: &Path) -> i32 {
     let pods = pids_of("containerd-shim-hull-v2", &root.display().to_string());
-    let is_of_pod = |pid: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let parent = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        parent.is_some_and(|parent| pods.contains(&parent))
-    };
+    let is_of_pod = |pid: &i32| parent_of(*pid).is_some_and(|parent| pods.contains(&parent));
     let found: Vec<_> = pids_of(program, "").into_iter().filter(is_of_pod).collect();
     assert_eq!(found.len(), 1, "{program}: {found:?}");
     found[0]

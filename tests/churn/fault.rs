@@ -1,0 +1,104 @@
+//! What is killed of a pod, and when.
+
+use std::time::Duration;
+
+use harness::machine::{POD_PROCESS, VMM};
+
+/// The programs of a pod that are killed, each of which the pod cannot do without.
+const VICTIMS: [&str; 4] = [VMM, POD_PROCESS, "hull-fs", "hull-vsock"];
+
+/// What is asked for at that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// The pod.
+    Run,
+    /// A container.
+    Create,
+    /// Its start.
+    Start,
+    /// Nothing; it runs.
+    Between,
+    /// A command in it.
+    Exec,
+    /// Its end.
+    StopContainer,
+    /// The pod's end.
+    StopPod,
+}
+
+const MOMENTS: [Moment; 7] = [
+    Moment::Run,
+    Moment::Create,
+    Moment::Start,
+    Moment::Between,
+    Moment::Exec,
+    Moment::StopContainer,
+    Moment::StopPod,
+];
+
+/// What happens to a pod.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fault {
+    /// The program that is killed.
+    pub(crate) victim: &'static str,
+    /// During what.
+    pub(crate) moment: Moment,
+    /// How long after the call was made. Nothing waits for anything by this: it only makes the call be hit
+    /// at different points.
+    pub(crate) delay: Duration,
+}
+
+/// What becomes of one pod.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// How many containers it has.
+    pub(crate) containers: usize,
+    /// What happens to it, if anything.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// Numbers that look random, the same ones for the same seed (splitmix64).
+#[derive(Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// A number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    fn choose<T>(&mut self, from: &mut Vec<T>) -> T {
+        let count = u64::try_from(from.len()).expect("a small number");
+        let index = usize::try_from(self.below(count)).expect("a small number");
+        from.swap_remove(index)
+    }
+}
+
+/// Plans for `count` pods: two of three are hit, no two of them alike.
+pub(crate) fn plans(random: &mut Random, count: usize) -> Vec<Plan> {
+    let mut hits: Vec<_> = VICTIMS
+        .iter()
+        .flat_map(|victim| MOMENTS.map(|moment| (*victim, moment)))
+        .collect();
+    let plan = |number: usize| Plan {
+        containers: 1 + number % 2,
+        fault: (!number.is_multiple_of(3)).then(|| {
+            let (victim, moment) = random.choose(&mut hits);
+            let longest = match moment {
+                // While what a pod consists of is started, rather than while its guest boots.
+                Moment::Run => 1 + random.below(1500),
+                _ => 60,
+            };
+            Fault {
+                victim,
+                moment,
+                delay: Duration::from_millis(random.below(longest)),
+            }
+        }),
+    };
+    (0..count).map(plan).collect()
+}

@@ -1,0 +1,124 @@
+//! Pods whose guest or whose disk fails, through the CRI of a real containerd.
+
+use std::fs;
+use std::mem::ManuallyDrop;
+
+use harness::containerd::Containerd;
+use harness::cri::Cri;
+use harness::disk::SmallDisk;
+use k8s_cri::v1::{ContainerConfig, ContainerState, LinuxContainerResources, PodSandboxConfig};
+use tonic::Status;
+
+/// Lets a container do what root may, its system calls not filtered.
+fn privileged(mut config: ContainerConfig) -> ContainerConfig {
+    let linux = config.linux.as_mut().expect("for Linux");
+    let context = linux.security_context.as_mut().expect("a context");
+    context.privileged = true;
+    config
+}
+
+fn for_privileged(mut config: PodSandboxConfig) -> PodSandboxConfig {
+    let linux = config.linux.as_mut().expect("for Linux");
+    let context = linux.security_context.as_mut().expect("a context");
+    context.privileged = true;
+    config
+}
+
+#[tokio::test]
+async fn a_guest_that_panics_ends_its_pod_only() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let other = cri.run_pod("other").await;
+    let other_container = cri.run(&other, "c", &["sleep", "10000"]).await;
+    let config = for_privileged(cri.pod_config("panics"));
+    let pod = cri.run_pod_of(config).await;
+    let beside = cri.run(&pod, "beside", &["sleep", "10000"]).await;
+    // There is no SysRq in the guest. Its kernel is told to panic when a container runs out of memory, and
+    // then one does.
+    let script = "echo 2 > /proc/sys/vm/panic_on_oom && tail /dev/zero";
+    let mut config = privileged(Cri::container_config("panics", &["sh", "-c", script]));
+    let linux = config.linux.as_mut().expect("for Linux");
+    linux.resources = Some(LinuxContainerResources {
+        memory_limit_in_bytes: 32 << 20,
+        ..Default::default()
+    });
+    let panics = cri.start(&pod, config).await;
+    for id in [&panics, &beside] {
+        let status = cri.ended(id).await;
+        assert_eq!(
+            (status.exit_code, status.reason.as_str()),
+            (137, "Error"),
+            "{status:?}"
+        );
+    }
+    let refused = cri.try_exec(&beside, &["true"], 0).await;
+    let refused = refused.expect_err("its guest is gone");
+    println!("{refused}");
+    let config = Cri::container_config("more", &["true"]);
+    let refused = cri.create(&pod, config).await;
+    let refused = refused.expect_err("its guest is gone");
+    println!("{refused}");
+    assert_eq!(
+        cri.exec(&other_container, &["echo", "in"]).await.ok(),
+        "in\n"
+    );
+    cri.remove_pod(&pod).await;
+    cri.remove_pod(&other).await;
+    containerd.assert_no_pods();
+}
+
+/// Checks that a call failed because the disk is full, and says so.
+fn assert_no_space<T: std::fmt::Debug>(answer: Result<T, Status>) {
+    let refused = answer.expect_err("there is no room");
+    let message = refused.message().to_lowercase();
+    assert!(message.contains("no space left on device"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_keeps_no_pod_from_ending() {
+    let mut containerd = Containerd::new();
+    // The disk is seen by what is started after it.
+    containerd.kill();
+    let run_dir = containerd.run_dir();
+    // Unmounted with all else of containerd's, which has to find what a failed test has left there.
+    let disk = ManuallyDrop::new(SmallDisk::mount(&run_dir, "8m"));
+    containerd.start();
+    let mut cri = Cri::connect(&containerd).await;
+    let stays = cri.run_pod("stays").await;
+    let stays_container = cri.run(&stays, "c", &["sleep", "10000"]).await;
+    let goes = cri.run_pod("goes").await;
+    let one = cri.run(&goes, "one", &["sleep", "10000"]).await;
+    let two = cri.run(&goes, "two", &["sleep", "10000"]).await;
+    let waits = Cri::container_config("waits", &["sleep", "10000"]);
+    let waits = cri.create(&goes, waits).await.expect("it is made");
+
+    disk.fill(0);
+    let config = cri.pod_config("too-much");
+    assert_no_space(cri.try_run_pod(config).await);
+    assert_no_space(cri.try_start(&waits).await);
+    assert_no_space(cri.try_exec(&one, &["true"], 0).await);
+    for id in [&stays_container, &one, &two] {
+        let status = cri.status(id).await;
+        assert_eq!(status.state(), ContainerState::ContainerRunning);
+    }
+    cri.stop(&one, 0).await;
+    assert_eq!(cri.status(&one).await.exit_code, 137);
+    cri.remove(&one).await;
+    cri.remove_pod(&goes).await;
+    let left: Vec<_> = fs::read_dir(containerd.hull_root().join("run"))
+        .expect("a directory")
+        .collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+
+    disk.free();
+    assert_eq!(
+        cri.exec(&stays_container, &["echo", "in"]).await.ok(),
+        "in\n"
+    );
+    let fits = cri.run_pod("fits").await;
+    let id = cri.run(&fits, "c", &["sleep", "10000"]).await;
+    assert_eq!(cri.exec(&id, &["echo", "in"]).await.ok(), "in\n");
+    cri.remove_pod(&fits).await;
+    cri.remove_pod(&stays).await;
+    containerd.assert_no_pods();
+}
