@@ -39,8 +39,8 @@ struct Arguments {
     /// Measure only this; may be given several times
     #[arg(long, value_name = "GROUP", value_enum)]
     only: Vec<Group>,
-    /// How many pods run at most in the group `pods`
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How many pods run at most in the group `pods`, which looks at 1, 10 and 50
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pods: u32,
     /// Fail when a promise is missed
     #[arg(long)]
