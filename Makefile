@@ -60,11 +60,12 @@ test: build guest images ## run all tests; where KVM does not work, the end-to-e
 	  $(MAKE) test-kvm; \
 	fi
 
-test-containerd: build guest images ## run the tests with containerd once more with Debian's newest
+test-containerd: build guest images ## run the tests with containerd once more with Debian's newest, also as a sandboxer
 	@containerd=$$(tests/containerd/newest); \
 	if [ -n "$$containerd" ]; then \
-	  HULL_CONTAINERD=$$containerd \
-	    cargo nextest run --locked --package hull-tests -E 'binary(/^(containerd|ctr|pods|pull)$$/)'; \
+	  export HULL_CONTAINERD=$$containerd; \
+	  cargo nextest run --locked --package hull-tests -E 'binary(/^(containerd|ctr|pod_faults|pods|pull)$$/)'; \
+	  HULL_SANDBOXER=shim cargo nextest run --locked --package hull-tests -E 'binary(pods)'; \
 	fi
 
 test-kvm: build guest images ## run end-to-end tests under real KVM in the lab, on a machine that has none

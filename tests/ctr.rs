@@ -138,6 +138,19 @@ fn privileges_are_those_of_the_guest() {
 }
 
 #[test]
+fn a_device_of_the_host_is_refused() {
+    let containerd = Containerd::new();
+    let said = containerd.run(&["--device", "/dev/loop0"], "c", &["true"]);
+    assert_ne!(said.code(), 0);
+    assert!(
+        said.stderr().contains("not supported: devices of the host"),
+        "{}",
+        said.stderr()
+    );
+    containerd.assert_no_pods();
+}
+
+#[test]
 fn a_user_namespace_maps_ids() {
     let containerd = Containerd::new();
     let map = "0:1000:65536";

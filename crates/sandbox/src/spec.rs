@@ -3,6 +3,7 @@
 //! The engine describes a container of the host. The guest has its own kernel, so host namespaces,
 //! host CPU numbers and host labels mean nothing there, and host paths become paths below the share.
 
+mod devices;
 mod pod_files;
 mod shared_memory;
 
@@ -73,6 +74,7 @@ impl GuestSpec {
         root.set_path(guest_dir.join(ROOTFS));
         spec.set_root(Some(root));
         refuse_host_hooks(&spec)?;
+        devices::leave_to_host(&mut spec)?;
 
         if let Some(dir) = pod_files {
             pod_files::add(&mut spec, dir);
