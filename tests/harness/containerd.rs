@@ -401,10 +401,19 @@ fn program_of_containerd(name: &str) -> PathBuf {
     }
 }
 
-/// Hull among the runtimes. `HULL_SANDBOXER` names another of containerd's sandboxers than the default: `shim`.
+/// Whether pods are left to Hull as a whole, by containerd's sandboxer `shim` and not its default:
+/// `HULL_SANDBOXER`.
+#[must_use]
+pub fn is_sandboxer() -> bool {
+    std::env::var_os("HULL_SANDBOXER").is_some_and(|name| name == "shim")
+}
+
+/// Hull among the runtimes.
 fn hull() -> String {
-    let sandboxer = std::env::var("HULL_SANDBOXER")
-        .map_or_else(|_| String::new(), |name| format!("sandboxer = {name:?}"));
+    let sandboxer = match is_sandboxer() {
+        true => "sandboxer = \"shim\"",
+        false => "",
+    };
     format!(
         r#"
 [plugins."io.containerd.grpc.v1.cri".containerd]

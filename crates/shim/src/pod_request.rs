@@ -9,6 +9,12 @@ use hull_vm::config::MAX_VCPUS;
 /// Why a pod cannot have what a namespace of its own would keep it from.
 pub(crate) const HOST_NETWORK: &str =
     "the host's network: a virtual machine has a kernel and a network of its own";
+/// The same of its processes.
+pub(crate) const HOST_PID: &str =
+    "the host's processes: a virtual machine has a kernel and processes of its own";
+/// The same of its System V objects and message queues.
+pub(crate) const HOST_IPC: &str =
+    "the host's IPC: a virtual machine has a kernel and memory of its own";
 
 /// What the engine decides; the rest is the operator's.
 #[derive(Debug)]

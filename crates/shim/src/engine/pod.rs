@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::role::Role;
 use super::{EngineError, Invocation};
-use crate::pod_request::{HOST_NETWORK, Limits, PodRequest};
+use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, Limits, PodRequest};
 
 /// What the container that is the pod, or stands for it, asks for.
 ///
@@ -21,6 +21,7 @@ pub(super) fn request(
     if *role == Role::Single {
         refuse_joined_namespaces(spec)?;
     }
+    refuse_host_namespaces(spec)?;
     Ok(PodRequest {
         id: invocation.id.clone(),
         namespace: invocation.namespace.clone(),
@@ -94,6 +95,19 @@ fn refuse_joined_namespaces(spec: &Spec) -> Result<(), EngineError> {
         )),
         false => Ok(()),
     }
+}
+
+/// A namespace that a specification leaves out is the host's.
+fn refuse_host_namespaces(spec: &Spec) -> Result<(), EngineError> {
+    for (kind, why) in [
+        (LinuxNamespaceType::Pid, HOST_PID),
+        (LinuxNamespaceType::Ipc, HOST_IPC),
+    ] {
+        if !namespaces(spec).any(|namespace| namespace.typ() == kind) {
+            return Err(EngineError::Unsupported(why));
+        }
+    }
+    Ok(())
 }
 
 /// The network that the engine has made, or none where it wants a new one of its own.
@@ -172,5 +186,19 @@ mod tests {
         }
         let own = json!({"namespaces": [{"type": "pid"}]});
         assert!(refuse_joined_namespaces(&spec(own)).is_ok());
+    }
+
+    #[test]
+    fn the_hosts_processes_and_ipc_are_refused() {
+        let left_out = |kept: &str| {
+            let namespaces = json!({"namespaces": [{"type": kept}]});
+            refuse_host_namespaces(&spec(namespaces))
+        };
+        for (kept, why) in [("ipc", HOST_PID), ("pid", HOST_IPC)] {
+            let refused = left_out(kept);
+            assert!(matches!(refused, Err(EngineError::Unsupported(said)) if said == why));
+        }
+        let own = json!({"namespaces": [{"type": "pid"}, {"type": "ipc"}]});
+        assert!(refuse_host_namespaces(&spec(own)).is_ok());
     }
 }

@@ -8,7 +8,7 @@ use hull_config::Config;
 use hull_sandbox::{NetworkConfig, PodConfig, SandboxError};
 
 use super::{PendingPod, files};
-use crate::pod_request::{HOST_NETWORK, Limits, PodRequest};
+use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, Limits, PodRequest};
 use crate::rpc_status::{chain, invalid, rpc_error};
 
 mod generated {
@@ -17,6 +17,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/mod.rs"));
 }
 
+use generated::cri::NamespaceMode;
 pub(super) use generated::cri::{DnsConfig, PodSandboxConfig};
 
 /// What the options of `CreateSandbox` are.
@@ -65,10 +66,21 @@ fn pod_request(
     sandbox: &PodSandboxConfig,
     network_namespace: &str,
 ) -> Result<PodRequest, SandboxError> {
+    let linux = sandbox.linux.get_or_default();
+    let context = linux.security_context.get_or_default();
+    let namespaces = context.namespace_options.get_or_default();
+    for (mode, why) in [
+        (namespaces.network, HOST_NETWORK),
+        (namespaces.pid, HOST_PID),
+        (namespaces.ipc, HOST_IPC),
+    ] {
+        if mode == NamespaceMode::NODE.into() {
+            return Err(SandboxError::Unsupported(why));
+        }
+    }
     if network_namespace.is_empty() {
         return Err(SandboxError::Unsupported(HOST_NETWORK));
     }
-    let linux = sandbox.linux.get_or_default();
     let resources = linux.resources.get_or_default();
     Ok(PodRequest {
         id: pending.id.clone(),
@@ -106,7 +118,10 @@ mod tests {
     use containerd_shim_protos::protobuf::MessageField;
 
     use super::*;
-    use generated::cri::{LinuxContainerResources, LinuxPodSandboxConfig};
+    use generated::cri::{
+        LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
+        NamespaceOption,
+    };
 
     fn pending() -> PendingPod {
         PendingPod {
@@ -155,10 +170,35 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_network_is_refused() {
-        assert!(matches!(
-            pod_request(&pending(), &PodSandboxConfig::default(), ""),
-            Err(SandboxError::Unsupported(_))
-        ));
+    fn namespaces_of_the_host_are_refused() {
+        let none = PodSandboxConfig::default();
+        let refused = pod_request(&pending(), &none, "").unwrap_err();
+        assert!(matches!(refused, SandboxError::Unsupported(HOST_NETWORK)));
+        let node = NamespaceMode::NODE.into();
+        let options = [
+            NamespaceOption {
+                pid: node,
+                ..Default::default()
+            },
+            NamespaceOption {
+                ipc: node,
+                ..Default::default()
+            },
+        ];
+        for (options, why) in options.into_iter().zip([HOST_PID, HOST_IPC]) {
+            let context = LinuxSandboxSecurityContext {
+                namespace_options: MessageField::some(options),
+                ..Default::default()
+            };
+            let sandbox = PodSandboxConfig {
+                linux: MessageField::some(LinuxPodSandboxConfig {
+                    security_context: MessageField::some(context),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let refused = pod_request(&pending(), &sandbox, "/run/netns/x").unwrap_err();
+            assert!(matches!(refused, SandboxError::Unsupported(said) if said == why));
+        }
     }
 }
