@@ -220,7 +220,8 @@ fn a_task_is_listed_signalled_and_attached_to() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("ctr starts");
-    assert_eq!(exec(&containerd, &[], "touch /go").code(), 0);
+    // Its code is anybody's guess: the container may end, and all in it, before it does.
+    let _ = exec(&containerd, &[], "touch /go");
     let attached = Outcome(attached.wait_with_output().expect("it ends"));
     assert_eq!((attached.code(), attached.stdout().as_str()), (4, "out\n"));
     let _ = containerd.ctr(["containers", "rm", "c"]).ok();

@@ -106,7 +106,9 @@ fn a_killed_pod_process_is_started_again_over_its_running_guest() {
     wait_for_end(pods[0]);
 
     // The next command takes the pod over: the guest has not noticed.
-    assert_eq!(hull.hull(["exec", "c", "touch", "/go"]).code(), 0);
+    assert_eq!(hull.hull(["exec", "c", "echo", "in"]).ok(), "in\n");
+    // Its code is anybody's guess: the container may end, and all in it, before it does.
+    let _ = hull.hull(["exec", "c", "touch", "/go"]);
     for pod in pids_of("containerd-shim-hull-v2", &root_of(&hull)) {
         wait_for_end(pod);
     }
