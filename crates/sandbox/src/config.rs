@@ -8,6 +8,7 @@ use hull_vm::Acceleration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::SandboxError;
+use crate::json_file;
 
 /// How a pod is run. Written as `pod.json` into the pod's state directory by whoever starts the pod
 /// process, and read by it.
@@ -172,10 +173,7 @@ impl PodConfig {
     /// # Errors
     /// When it cannot be read or is malformed.
     pub fn read(state_dir: &Path) -> Result<Self, SandboxError> {
-        let path = state_dir.join(Self::FILE);
-        let bytes =
-            std::fs::read(&path).map_err(SandboxError::host(format!("read {}", path.display())))?;
-        serde_json::from_slice(&bytes).map_err(|source| SandboxError::Malformed { path, source })
+        json_file::read(state_dir.join(Self::FILE))
     }
 
     /// Writes `pod.json`.
@@ -183,9 +181,6 @@ impl PodConfig {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, state_dir: &Path) -> Result<(), SandboxError> {
-        let path = state_dir.join(Self::FILE);
-        let bytes = serde_json::to_vec_pretty(self).expect("plain data encodes");
-        std::fs::write(&path, bytes)
-            .map_err(SandboxError::host(format!("write {}", path.display())))
+        json_file::write(state_dir.join(Self::FILE), self)
     }
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod container;
 pub mod error;
 pub mod guest;
+pub mod json_file;
 pub mod mount;
 pub mod network;
 pub mod pod;

@@ -13,6 +13,7 @@ use hull_agent_api::agent;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use crate::error::SandboxError;
+use crate::json_file;
 use crate::mount::{MountSpec, origin};
 use crate::share;
 
@@ -48,10 +49,7 @@ pub const ROOTFS: &str = "rootfs";
 /// # Errors
 /// When it cannot be read or is malformed.
 pub fn read_bundle(bundle: &Path) -> Result<Spec, SandboxError> {
-    let path = bundle.join("config.json");
-    let bytes =
-        std::fs::read(&path).map_err(SandboxError::host(format!("read {}", path.display())))?;
-    serde_json::from_slice(&bytes).map_err(|source| SandboxError::Malformed { path, source })
+    json_file::read(bundle.join("config.json"))
 }
 
 /// Where a relative root path of a bundle leads.

@@ -21,8 +21,9 @@ use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{Server, Service};
 
 use crate::events::{self, Events};
+use crate::order::Order;
 use crate::rpc_status::chain;
-use crate::sandboxer::{self, PendingPod, SandboxService};
+use crate::sandboxer::{self, SandboxService};
 use crate::service::{self, Stage, TaskService};
 
 /// What a pod process is started with.
@@ -201,23 +202,6 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     cleaned?;
     left?;
     outcome.stopped.map_err(DaemonError::from)
-}
-
-/// What the pod shall be.
-enum Order {
-    /// All is known.
-    Given(Box<PodConfig>),
-    /// containerd will say.
-    Pending(PendingPod),
-}
-
-impl Order {
-    fn read(state_dir: &Path) -> Result<Self, SandboxError> {
-        Ok(match PendingPod::find(state_dir)? {
-            Some(pending) => Self::Pending(pending),
-            None => Self::Given(Box::new(PodConfig::read(state_dir)?)),
-        })
-    }
 }
 
 fn cgroup(config: &PodConfig) -> Result<Option<HostCgroup>, SandboxError> {

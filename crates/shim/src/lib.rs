@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod engine;
 pub mod events;
 pub mod log;
+mod order;
 mod pod_request;
 mod rpc_status;
 pub mod sandboxer;

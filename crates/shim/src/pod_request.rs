@@ -1,8 +1,9 @@
 //! What an engine asks of a pod as a whole, whichever way it says so.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use hull_config::Config;
+use hull_config::{Config, ConfigError};
 use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, Vmm};
 use hull_vm::config::MAX_VCPUS;
 
@@ -85,6 +86,21 @@ impl PodRequest {
             id: self.id,
         })
     }
+}
+
+/// What counts for the pod: the operator's files and the pod's annotations.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn settings<'a>(
+    file: Option<&Path>,
+    annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Result<Config, ConfigError> {
+    let (settings, ignored) = Config::load(file)?.with_annotations(annotations)?;
+    for name in ignored {
+        tracing::warn!("the annotation {name} is ignored");
+    }
+    Ok(settings)
 }
 
 /// A guest has no name that could be kept.

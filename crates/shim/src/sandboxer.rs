@@ -6,7 +6,6 @@
 
 mod cri;
 mod files;
-mod pending;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -29,11 +28,11 @@ use hull_sandbox::{CreateContainer, Pod, PodConfig, Process, SandboxError};
 use tokio::sync::{Notify, oneshot, watch};
 use ttrpc::r#async::TtrpcContext;
 
+pub use crate::order::PendingPod;
 use crate::rpc_status::{invalid, rpc_error};
 use crate::service::{Stage, timestamp, up};
 
 pub use files::directory as files_directory;
-pub use pending::PendingPod;
 
 type Rpc<T> = ttrpc::Result<T>;
 
@@ -176,10 +175,7 @@ impl Sandbox for SandboxService {
     ) -> Rpc<StopSandboxResponse> {
         self.check_id(&request.sandbox_id)?;
         // One that does not boot has nothing that could be stopped in good order.
-        let pod = match &*self.stage.borrow() {
-            Stage::Up(pod) => Some(Arc::clone(pod)),
-            Stage::Booting | Stage::Failed(_) => None,
-        };
+        let pod = self.stage.borrow().pod();
         if let Some(pod) = pod {
             pod.end().await;
         }

@@ -42,6 +42,16 @@ pub enum Stage {
     Failed(Arc<SandboxError>),
 }
 
+impl Stage {
+    /// The pod whose guest takes calls.
+    pub(crate) fn pod(&self) -> Option<Arc<Pod>> {
+        match self {
+            Self::Up(pod) => Some(Arc::clone(pod)),
+            Self::Booting | Self::Failed(_) => None,
+        }
+    }
+}
+
 /// The Task API of one pod.
 #[derive(Debug, Clone)]
 pub struct TaskService {
@@ -415,10 +425,7 @@ impl Task for TaskService {
 
     /// containerd asks after every container that it has deleted; the pod ends with the last one.
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> Rpc<api::Empty> {
-        let pod = match &*self.stage.borrow() {
-            Stage::Up(pod) => Some(Arc::clone(pod)),
-            Stage::Booting | Stage::Failed(_) => None,
-        };
+        let pod = self.stage.borrow().pod();
         let in_use = match pod {
             Some(pod) => pod.has_containers().await,
             None => false,

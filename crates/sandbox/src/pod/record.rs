@@ -14,6 +14,7 @@ use crate::config::PodConfig;
 use crate::container::{Container, ContainerRecord};
 use crate::error::SandboxError;
 use crate::guest::Guest;
+use crate::json_file;
 use crate::network::{NetworkRecord, PodNetwork};
 use crate::share::Share;
 
@@ -32,8 +33,7 @@ struct PodRecord {
 impl PodRecord {
     /// The record of the pod in `state_dir`. Without one nothing was started, or not by this version.
     fn find(state_dir: &Path) -> Option<Self> {
-        let bytes = std::fs::read(state_dir.join(FILE)).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        json_file::read(state_dir.join(FILE)).ok()
     }
 
     /// Ends the machine, whatever of it still runs.
@@ -140,11 +140,7 @@ impl Pod {
     /// When one of the pod's processes is gone too, or the guest does not answer. [`abandon`] is for the
     /// others then.
     pub async fn attach(config: PodConfig, state_dir: &Path) -> Result<Arc<Self>, SandboxError> {
-        let path = state_dir.join(FILE);
-        let bytes =
-            std::fs::read(&path).map_err(SandboxError::host(format!("read {}", path.display())))?;
-        let record: PodRecord = serde_json::from_slice(&bytes)
-            .map_err(|source| SandboxError::Malformed { path, source })?;
+        let record: PodRecord = json_file::read(state_dir.join(FILE))?;
         let machine = Machine {
             vm: boot::driver(config.vmm)?.attach(&record.vm).await?,
             share: Share::attach(state_dir, record.file_server)?,

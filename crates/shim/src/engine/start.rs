@@ -6,22 +6,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use hull_config::{Config, LogLevel};
-use hull_sandbox::{PodConfig, bundle_spec, destroy, live_vmm};
-use oci_spec::runtime::Spec;
+use hull_sandbox::{bundle_spec, destroy, live_vmm};
 
 use super::delete::clean_up;
 use super::role::Role;
 use super::{EngineError, Invocation, answer, host, options, pod};
 use crate::client::{self, Engine, PodProcess, Start};
-use crate::sandboxer::PendingPod;
-
-/// What the state directory of a new pod says.
-enum Order {
-    /// What the pod is given.
-    Given(PodConfig),
-    /// That containerd will say.
-    Pending(PendingPod),
-}
+use crate::order::{Order, PendingPod};
+use crate::pod_request::settings;
 
 /// Starts the pod process for the container in the working directory, unless its pod has one, and
 /// says on the standard output where it listens.
@@ -44,9 +36,10 @@ pub async fn start(invocation: &Invocation) -> Result<(), EngineError> {
                 return tell(&state_dir, &bundle, TASK_VERSION);
             }
             role => {
-                let settings = settings(config_file.as_deref(), &spec)?;
+                let annotations = spec.annotations().iter().flatten();
+                let settings = settings(config_file.as_deref(), annotations)?;
                 let config = pod::request(invocation, &role, &spec)?.config(&settings)?;
-                (Order::Given(config), settings)
+                (Order::Given(Box::new(config)), settings)
             }
         }
     } else {
@@ -78,10 +71,11 @@ async fn start_pod(
     settings: &Config,
     bundle: &Path,
 ) -> Result<(), EngineError> {
+    order.write(state_dir)?;
     let version = match order {
-        Order::Given(config) => config.write(state_dir).map(|()| TASK_VERSION),
-        Order::Pending(pending) => pending.write(state_dir).map(|()| SANDBOX_VERSION),
-    }?;
+        Order::Given(_) => TASK_VERSION,
+        Order::Pending(_) => SANDBOX_VERSION,
+    };
     let engine = Engine {
         namespace: invocation.namespace.clone(),
         events: std::env::var_os("TTRPC_ADDRESS").map(Into::into),
@@ -126,16 +120,6 @@ fn start_answer(address: &str, least_version: u32) -> String {
                 .to_string()
         }
     }
-}
-
-/// What counts for the pod: the operator's files and the pod's annotations.
-fn settings(file: Option<&Path>, spec: &Spec) -> Result<Config, EngineError> {
-    let annotations = spec.annotations().iter().flatten();
-    let (config, ignored) = Config::load(file)?.with_annotations(annotations)?;
-    for name in ignored {
-        tracing::warn!("the annotation {name} is ignored");
-    }
-    Ok(config)
 }
 
 /// Makes the state directory. One that a pod left which is gone is removed.

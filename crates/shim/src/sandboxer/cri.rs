@@ -4,11 +4,10 @@ use std::path::Path;
 
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
-use hull_config::Config;
 use hull_sandbox::{NetworkConfig, PodConfig, SandboxError};
 
 use super::{PendingPod, files};
-use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, Limits, PodRequest};
+use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, Limits, PodRequest, settings};
 use crate::rpc_status::{chain, invalid, rpc_error};
 
 mod generated {
@@ -38,27 +37,15 @@ pub(super) fn configure(
     }
     let sandbox = PodSandboxConfig::parse_from_bytes(&options.value)
         .map_err(|error| invalid(&format!("the description of the sandbox: {error}")))?;
-    let settings = settings(pending, &sandbox, request).map_err(|error| invalid(&chain(&error)))?;
+    let annotations = sandbox.annotations.iter().chain(&request.annotations);
+    let settings = settings(pending.config_file.as_deref(), annotations)
+        .map_err(|error| invalid(&chain(&error)))?;
     let decided = pod_request(pending, &sandbox, &request.netns_path)
         .and_then(|pod| pod.config(&settings))
         .map_err(|error| rpc_error(&error))?;
     files::write(state_dir, &decided.hostname, sandbox.dns_config.as_ref())
         .map_err(|error| rpc_error(&error))?;
     Ok(decided)
-}
-
-fn settings(
-    pending: &PendingPod,
-    sandbox: &PodSandboxConfig,
-    request: &CreateSandboxRequest,
-) -> Result<Config, hull_config::ConfigError> {
-    let annotations = sandbox.annotations.iter().chain(&request.annotations);
-    let file = pending.config_file.as_deref();
-    let (settings, ignored) = Config::load(file)?.with_annotations(annotations)?;
-    for name in ignored {
-        tracing::warn!("the annotation {name} is ignored");
-    }
-    Ok(settings)
 }
 
 fn pod_request(
