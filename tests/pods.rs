@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use harness::containerd::Containerd;
@@ -18,7 +17,6 @@ use k8s_cri::v1::{
     NamespaceMode, NamespaceOption, PodSandboxConfig, PortForwardRequest,
     UpdateContainerResourcesRequest,
 };
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -322,80 +320,6 @@ async fn a_port_is_forwarded_to_the_loopback_of_a_pod() {
     stream.send(0, b"GET / HTTP/1.0\r\n\r\n");
     let answer = stream.until(0, "hello\n");
     assert!(answer.contains(" 200 OK"), "{answer}");
-    cri.remove_pod(&pod).await;
-    containerd.assert_no_pods();
-}
-
-#[tokio::test]
-async fn volumes_are_those_of_the_host() {
-    let containerd = Containerd::new();
-    let mut cri = Cri::connect(&containerd).await;
-    let pod = cri.run_pod("volumes").await;
-    let volumes = containerd.dir().join("volumes");
-    // As a kubelet writes a ConfigMap: a link that is replaced at once with all that it leads to.
-    let config_map = volumes.join("config-map");
-    let write = |version: &str| {
-        let data = config_map.join(format!("..{version}"));
-        fs::create_dir_all(&data).expect("a directory");
-        fs::write(data.join("key"), version).expect("written");
-        symlink(format!("..{version}"), config_map.join("..new")).expect("linked");
-        fs::rename(config_map.join("..new"), config_map.join("..data")).expect("renamed");
-    };
-    write("one");
-    symlink("..data/key", config_map.join("key")).expect("linked");
-    let disk = volumes.join("disk");
-    fs::create_dir_all(disk.join("sub")).expect("a directory");
-    let memory = volumes.join("memory");
-    fs::create_dir(&memory).expect("a directory");
-    let small = Some("size=1m");
-    mount(
-        Some("tmpfs"),
-        &memory,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        small,
-    )
-    .expect("tmpfs");
-    let file = volumes.join("termination");
-    fs::write(&file, "").expect("written");
-
-    let volume = |host: &Path, container: &str, readonly| Mount {
-        host_path: host.display().to_string(),
-        container_path: container.to_owned(),
-        readonly,
-        ..Default::default()
-    };
-    let mut config = Cri::container_config("c", &["sleep", "1000"]);
-    config.mounts = vec![
-        volume(&config_map, "/config", true),
-        volume(&disk, "/disk", false),
-        volume(&disk.join("sub"), "/sub", true),
-        volume(&memory, "/memory", false),
-        volume(&file, "/dev/termination-log", false),
-    ];
-    let id = cri.start(&pod, config).await;
-    let mut shell = async |script: &str| cri.exec(&id, &["sh", "-c", script]).await;
-
-    assert_eq!(shell("cat /config/key").await.ok(), "one");
-    write("two");
-    // The guest looks again when what it knows of a file is a second old.
-    let seen = "until [ \"$(cat /config/key)\" = two ]; do sleep 0.1; done";
-    let _ = shell(seen).await.ok();
-    assert_ne!(shell("echo x > /config/new").await.code, 0);
-
-    let _ = shell("echo from the pod > /disk/sub/a").await.ok();
-    assert_eq!(
-        fs::read_to_string(disk.join("sub/a")).expect("read"),
-        "from the pod\n"
-    );
-    assert_eq!(shell("cat /sub/a").await.ok(), "from the pod\n");
-    assert_ne!(shell("echo x > /sub/b").await.code, 0);
-
-    let full = shell("dd if=/dev/zero of=/memory/big bs=1k count=2000 conv=fsync").await;
-    assert!(full.stderr.contains("No space left"), "{full:?}");
-
-    let _ = shell("echo bye > /dev/termination-log").await.ok();
-    assert_eq!(fs::read_to_string(&file).expect("read"), "bye\n");
     cri.remove_pod(&pod).await;
     containerd.assert_no_pods();
 }

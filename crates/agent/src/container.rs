@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::AsyncReadExt;
@@ -15,6 +14,7 @@ use crate::helper::{ExecRequest, Failure, Filter, HookState, Reason, Request, Te
 use crate::launch::Launcher;
 use crate::process::{Membership, Process, Streams};
 use crate::spec::{self, Hook, IdMapping, NamespaceKind, Resources, Spec};
+use crate::storage::Storages;
 
 mod state;
 
@@ -26,8 +26,7 @@ pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) cgroup: Cgroup,
     pub(crate) init: Arc<Process>,
-    /// Where its storages are mounted, in the order of mounting.
-    pub(crate) mount_points: Vec<PathBuf>,
+    storages: Mutex<Storages>,
     keep: Keep,
     launcher: Arc<Launcher>,
     state: Mutex<State>,
@@ -60,7 +59,7 @@ pub(crate) struct Parts {
     pub(crate) id: String,
     pub(crate) cgroup: Cgroup,
     pub(crate) init: Arc<Process>,
-    pub(crate) mount_points: Vec<PathBuf>,
+    pub(crate) storages: Storages,
     pub(crate) spec: Spec,
     pub(crate) start: StdUnixStream,
     pub(crate) filter: Option<Filter>,
@@ -78,7 +77,7 @@ impl Container {
             id,
             cgroup,
             init,
-            mount_points,
+            storages,
             spec,
             start,
             filter,
@@ -106,7 +105,7 @@ impl Container {
             id,
             cgroup,
             init,
-            mount_points,
+            storages: Mutex::new(storages),
             keep,
             launcher,
             state: Mutex::new(State::Created),
@@ -126,6 +125,11 @@ impl Container {
 
     fn set_state(&self, state: State) {
         *lock(&self.state) = state;
+    }
+
+    /// Once: what has to be let go with the container.
+    pub(crate) fn take_storages(&self) -> Storages {
+        std::mem::take(&mut lock(&self.storages))
     }
 
     /// Init's process id, for others to join its PID namespace.

@@ -16,8 +16,9 @@ use crate::launch::Launcher;
 use crate::process::{Membership, Process, Streams};
 use crate::spec::{self, NamespaceKind, Resources, Spec};
 use crate::stdio::Parked;
+use crate::storage::{self, HostDisks, Storages};
 use crate::watch::Watch;
-use crate::{guest, net, storage};
+use crate::{guest, net};
 
 /// The longest id, in bytes.
 const MAX_ID: usize = 128;
@@ -30,6 +31,7 @@ pub(crate) struct Sandbox {
     launcher: Arc<Launcher>,
     containers: Mutex<HashMap<String, Slot>>,
     shared: tokio::sync::Mutex<Shared>,
+    disks: HostDisks,
 }
 
 /// A container, or the place of one that is being made or removed.
@@ -56,6 +58,7 @@ impl Sandbox {
             launcher,
             containers: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
+            disks: HostDisks::default(),
         }
     }
 
@@ -117,7 +120,7 @@ impl Sandbox {
         request: CreateContainerRequest,
     ) -> Result<Arc<Container>, AgentError> {
         check_id("container_id", &request.container_id)?;
-        let spec = Spec::parse(&request.spec)?;
+        let mut spec = Spec::parse(&request.spec)?;
         let filter = request.seccomp_filter.as_ref();
         let filter = filter.map(Filter::from_host).transpose()?;
         let pid_namespace_of = {
@@ -152,7 +155,12 @@ impl Sandbox {
             .storages
             .into_iter()
             .filter(|storage| !storage.of_pod);
+        let disks = self.disks.attach(&request.disks, &mut spec).await?;
         let mount_points = storage::mount_all(&own.collect::<Vec<_>>()).await?;
+        let storages = Storages {
+            mount_points,
+            disks,
+        };
         let made = self
             .create_in(
                 &request.container_id,
@@ -160,7 +168,7 @@ impl Sandbox {
                 filter,
                 pid_namespace_of,
                 streams,
-                &mount_points,
+                &storages,
             )
             .await;
         match made {
@@ -171,7 +179,7 @@ impl Sandbox {
                 Ok(container)
             }
             Err(error) => {
-                storage::unmount_all(&mount_points);
+                storages.let_go().await;
                 Err(error)
             }
         }
@@ -184,7 +192,7 @@ impl Sandbox {
         filter: Option<Filter>,
         pid_namespace_of: Option<i32>,
         streams: Streams,
-        mount_points: &[PathBuf],
+        storages: &Storages,
     ) -> Result<Container, AgentError> {
         spec.process.terminal = streams.is_terminal();
         let cgroup = Cgroup::create(id)?;
@@ -223,7 +231,7 @@ impl Sandbox {
                 id: id.to_owned(),
                 cgroup,
                 init,
-                mount_points: mount_points.to_vec(),
+                storages: storages.clone(),
                 spec,
                 start,
                 filter,
@@ -316,7 +324,7 @@ impl Sandbox {
         container.kill_and_wait().await?;
         container.close();
         container.cgroup.remove()?;
-        storage::unmount_all(&container.mount_points);
+        container.take_storages().let_go().await;
         container.run_poststop_hooks().await;
         Ok(())
     }
@@ -336,7 +344,7 @@ impl Sandbox {
                 log::error!("{}", crate::helper::chain(&error));
             }
             container.close();
-            storage::unmount_all(&container.mount_points);
+            container.take_storages().let_go().await;
         }
         let mount_points = std::mem::take(&mut self.shared.lock().await.mount_points);
         nix::unistd::sync();

@@ -2,9 +2,11 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hull_agent_api::agent::Storage;
 use hull_agent_api::agent::storage::Driver;
+use hull_loop::LoopDevice;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::error::AgentError;
@@ -12,6 +14,25 @@ use crate::helper::{Bind, MountOptions, parse_mount_options};
 use crate::sys::mount::{Attributes, attach, clone_tree, set_attributes};
 
 mod disk;
+mod host_disks;
+
+pub(crate) use host_disks::HostDisks;
+
+/// What was made for a container.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Storages {
+    /// In the order of mounting.
+    pub(crate) mount_points: Vec<PathBuf>,
+    pub(crate) disks: Vec<Arc<LoopDevice>>,
+}
+
+impl Storages {
+    /// What the container wrote is on the host's disks when this returns.
+    pub(crate) async fn let_go(self) {
+        unmount_all(&self.mount_points);
+        host_disks::detach(self.disks).await;
+    }
+}
 
 /// Mounts storages in order. When one fails, those before it are unmounted.
 pub(crate) async fn mount_all(storages: &[Storage]) -> Result<Vec<PathBuf>, AgentError> {

@@ -1,5 +1,7 @@
 //! The file server: one directory by virtio-fs, on the `virtiofsd` crate.
 
+mod disks;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use crate::daemon;
 use crate::isolation::{self, seccomp};
 use crate::process as prepare;
+use disks::Disks;
 
 /// How the guest's names of extended attributes become the host's.
 ///
@@ -82,6 +85,8 @@ pub struct Options {
     pub squash_ids: bool,
     /// Threads that serve requests; 0 serves them one after the other.
     pub thread_pool_size: usize,
+    /// A directory in the shared one whose nodes of disks the guest has as files. It has to be mounted read-only.
+    pub disks: Option<String>,
     /// Whether the server shuts itself in.
     pub sandboxed: bool,
 }
@@ -163,12 +168,13 @@ pub fn serve(options: Options, listener: OwnedFd) -> Result<(), Error> {
         config.root_dir = shared_dir.to_string_lossy().into_owned();
     }
 
+    let root = PathBuf::from(&config.root_dir);
     if options.read_only {
         let fs = PassthroughFsRo::new(config).map_err(Error::Root)?;
-        run(fs, &options, listener)
+        run(fs, &root, &options, listener)
     } else {
         let fs = PassthroughFs::new(config).map_err(Error::Root)?;
-        run(fs, &options, listener)
+        run(fs, &root, &options, listener)
     }
 }
 
@@ -236,10 +242,11 @@ fn xattr_map() -> XattrMap {
     }
 }
 
-fn run<F>(fs: F, options: &Options, listener: OwnedFd) -> Result<(), Error>
+fn run<F>(fs: F, root: &Path, options: &Options, listener: OwnedFd) -> Result<(), Error>
 where
-    F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
+    F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static,
 {
+    let fs = Disks::new(fs, root, options.disks.as_deref());
     let backend = VhostUserFsBackendBuilder::default()
         .set_thread_pool_size(options.thread_pool_size)
         .set_tag(options.tag.clone())

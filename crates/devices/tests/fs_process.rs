@@ -9,8 +9,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 
+use hull_loop::{Access, LoopDevice};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, mknod};
 use support::vmm::{self, Vmm};
 use support::{Guest, NEXT, WRITE};
 use tempfile::TempDir;
@@ -29,6 +31,7 @@ const READLINK: u32 = 5;
 const MKDIR: u32 = 9;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
+const WRITE_FILE: u32 = 16;
 const SETXATTR: u32 = 21;
 const INIT: u32 = 26;
 
@@ -129,9 +132,15 @@ impl Bench {
         Ok((node, mode))
     }
 
+    /// The handle of a file, opened with `O_*`.
+    fn open(&mut self, node: u64, flags: i32) -> Result<Vec<u8>, i32> {
+        let mut handle = self.call(OPEN, node, &words(&[flags.cast_unsigned(), 0]))?;
+        handle.truncate(8);
+        Ok(handle)
+    }
+
     fn read(&mut self, node: u64) -> Vec<u8> {
-        let handle = self.call(OPEN, node, &words(&[0, 0])).unwrap();
-        let mut arguments = handle[..8].to_vec();
+        let mut arguments = self.open(node, libc::O_RDONLY).unwrap();
         arguments.extend_from_slice(&words(&[0, 0, 4096, 0, 0, 0, 0, 0]));
         self.call(READ, node, &arguments).unwrap()
     }
@@ -256,6 +265,63 @@ fn what_is_mounted_later_below_a_shared_mount_appears() {
     assert_eq!(bench.read(file), b"x");
     let (exit, errors) = bench.finish();
     assert_eq!((exit.code(), errors.as_str()), (Some(0), ""));
+}
+
+/// A node below `dir` with the number of a loop device.
+fn make_node(dir: &Path, name: &str, mode: Mode, device: &LoopDevice) {
+    let number = libc::makedev(hull_loop::MAJOR, device.minor());
+    mknod(&dir.join(name), SFlag::S_IFBLK, mode, number).unwrap();
+}
+
+#[test]
+fn a_disk_is_a_file_where_the_guest_can_make_none() {
+    if !Path::new("/dev/loop-control").exists() || !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: only root can make loop devices, and the kernel has to have them");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    std::fs::write(&image, [b'd'; 4096]).unwrap();
+    let access = Access {
+        read_only: false,
+        direct: false,
+    };
+    let device = LoopDevice::over(&image, access).unwrap();
+    let share = directory.path().join("share");
+    let disks = share.join("disks");
+    std::fs::create_dir_all(&disks).unwrap();
+    make_node(&disks, "w", Mode::S_IRUSR | Mode::S_IWUSR, &device);
+    make_node(&disks, "r", Mode::S_IRUSR, &device);
+    make_node(&share, "other", Mode::S_IRUSR | Mode::S_IWUSR, &device);
+    let mut bench = Bench::start(directory, &share, &["--disks=disks"]);
+
+    // As a container with CAP_MKNOD can make it.
+    let (_, mode) = bench.lookup(ROOT, "other").unwrap();
+    assert_eq!(mode & FILE_TYPE, 0o060_000, "the guest's to open");
+
+    let (dir, _) = bench.lookup(ROOT, "disks").unwrap();
+    let answer = bench.call(LOOKUP, dir, &text("w")).unwrap();
+    let size = u64::from_le_bytes(answer[48..56].try_into().unwrap());
+    let (disk, mode) = bench.lookup(dir, "w").unwrap();
+    assert_eq!((mode, size), (0o100_600, 4096));
+    assert_eq!(bench.read(disk), [b'd'; 4096]);
+    let mut write = bench.open(disk, libc::O_RDWR).unwrap();
+    write.extend_from_slice(&words(&[512, 0, 3, 0, 0, 0, 0, 0]));
+    write.extend_from_slice(b"new");
+    bench.call(WRITE_FILE, disk, &write).unwrap();
+    assert_eq!(&std::fs::read(device.path()).unwrap()[512..516], b"newd");
+
+    let (disk, mode) = bench.lookup(dir, "r").unwrap();
+    assert_eq!(mode, 0o100_400);
+    assert_eq!(bench.read(disk)[512..516], *b"newd");
+    assert_eq!(bench.open(disk, libc::O_RDWR), Err(libc::EROFS));
+    for name in ["w/../w", "../other", "./w"] {
+        let file = bench.lookup(dir, name).map(|(_, mode)| mode & FILE_TYPE);
+        assert_ne!(file, Ok(0o100_000), "{name}");
+    }
+    // One that was taken away cannot be opened by what the guest still knows of it.
+    std::fs::remove_file(disks.join("r")).unwrap();
+    assert_eq!(bench.open(disk, libc::O_RDONLY), Err(libc::ENOENT));
 }
 
 #[test]

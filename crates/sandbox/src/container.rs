@@ -11,7 +11,7 @@ use crate::error::SandboxError;
 use crate::mount::{self, MountSpec};
 use crate::process::{Process, TaskRecord};
 use crate::share::create_dir;
-use crate::spec::{self, GuestSpec, HostBind};
+use crate::spec::{self, Disk, GuestSpec, HostBind};
 use crate::stdio::StdioConfig;
 
 /// What a front end asks for.
@@ -85,6 +85,7 @@ pub struct Container {
     init: Arc<Process>,
     execs: Mutex<HashMap<String, Arc<Process>>>,
     files: Files,
+    disks: Vec<Disk>,
 }
 
 /// What a container leaves in the state file.
@@ -94,16 +95,23 @@ pub(crate) struct ContainerRecord {
     bundle: PathBuf,
     init: TaskRecord,
     execs: Vec<TaskRecord>,
+    disks: Vec<Disk>,
 }
 
 impl Container {
-    pub(crate) fn new(request: &CreateContainer, init: Process, files: Files) -> Self {
+    pub(crate) fn new(
+        request: &CreateContainer,
+        init: Process,
+        files: Files,
+        disks: Vec<Disk>,
+    ) -> Self {
         Self {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
             init: Arc::new(init),
             execs: Mutex::default(),
             files,
+            disks,
         }
     }
 
@@ -119,6 +127,7 @@ impl Container {
             ),
             init: process(record.init),
             files: Files::of(share, &record.id),
+            disks: record.disks,
             bundle: record.bundle,
             id: record.id,
         }
@@ -130,6 +139,7 @@ impl Container {
             bundle: self.bundle.clone(),
             init: self.init.record(),
             execs: self.execs().iter().map(|exec| exec.record()).collect(),
+            disks: self.disks.clone(),
         }
     }
 
@@ -196,6 +206,10 @@ impl Container {
 
     pub(crate) fn files(&self) -> &Files {
         &self.files
+    }
+
+    pub(crate) fn disks(&self) -> &[Disk] {
+        &self.disks
     }
 }
 

@@ -1,15 +1,16 @@
 //! Mounts on the host, in the pod process's own mount namespace.
 
-mod image_file;
 pub mod origin;
 pub mod overlay;
+pub(crate) mod tree;
 
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags};
 
+use hull_loop::{Access, LoopDevice};
+
 use crate::error::SandboxError;
-use image_file::LoopDevice;
 
 /// A mount as containerd's `types.Mount` and mount(8) say it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -114,7 +115,7 @@ impl MountSpec {
         if parsed.flags.contains(MsFlags::MS_BIND) {
             let recursive = parsed.flags.contains(MsFlags::MS_REC);
             origin::clone_tree(Path::new(&self.source), recursive)
-                .and_then(|tree| origin::attach(&tree, target))
+                .and_then(|tree| tree::attach(&tree, target))
                 .map_err(cannot_io())?;
             let restrictions = parsed.flags
                 & (MsFlags::MS_RDONLY
@@ -131,10 +132,13 @@ impl MountSpec {
         } else if self.kind == "overlay" {
             overlay::mount(target, parsed.flags, &parsed.data)?;
         } else {
-            let read_only = parsed.flags.contains(MsFlags::MS_RDONLY);
+            let access = Access {
+                read_only: parsed.flags.contains(MsFlags::MS_RDONLY),
+                direct: false,
+            };
             let device = parsed
                 .in_file
-                .then(|| LoopDevice::over(Path::new(&self.source), read_only))
+                .then(|| LoopDevice::over(Path::new(&self.source), access))
                 .transpose()
                 .map_err(cannot_io())?;
             let source = device

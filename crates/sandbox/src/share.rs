@@ -4,6 +4,8 @@
 //! a mount namespace of its own, so nothing appears among the host's mounts, and all of it is gone
 //! with the pod. The file server's namespace is a slave of it: later mounts arrive there.
 
+mod disks;
+
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,8 @@ use nix::mount::{MsFlags, mount};
 use tokio::process::Command;
 
 use crate::error::SandboxError;
+
+pub(crate) use disks::Disks;
 
 /// File name of the file server's program.
 const PROGRAM: &str = "hull-fs";
@@ -45,6 +49,7 @@ impl Share {
         // Shared with nobody but the file server.
         bind(MsFlags::MS_PRIVATE).map_err(|error| cannot()(error.into()))?;
         bind(MsFlags::MS_SHARED).map_err(|error| cannot()(error.into()))?;
+        Disks::of(&dir).make()?;
 
         let program = process::find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
             program: PROGRAM.to_owned(),
@@ -56,7 +61,8 @@ impl Share {
             .arg("--socket-fd")
             .arg(listener.as_raw_fd().to_string())
             .arg("--shared-dir")
-            .arg(&dir);
+            .arg(&dir)
+            .args(["--disks", disks::NAME]);
         if one_id_only() {
             command.arg("--squash-ids");
         }
@@ -88,6 +94,11 @@ impl Share {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The disks of the host that containers have.
+    pub(crate) fn disks(&self) -> Disks {
+        Disks::of(&self.dir)
     }
 
     /// The file server's process.

@@ -17,6 +17,8 @@ use crate::json_file;
 use crate::mount::{MountSpec, origin};
 use crate::share;
 
+pub(crate) use devices::Disk;
+
 /// A container's specification in guest terms, and what the host has to mount for it.
 #[derive(Debug)]
 pub struct GuestSpec {
@@ -24,6 +26,8 @@ pub struct GuestSpec {
     pub spec: Spec,
     /// Bind mounts that the host makes below the share.
     pub binds: Vec<HostBind>,
+    /// Disks of the host, which the guest has by other numbers.
+    pub(crate) disks: Vec<Disk>,
     /// File systems that the guest mounts by itself, once for all containers that name them.
     pub storages: Vec<agent::Storage>,
     /// The PID namespace that the container joins, as the engine names it.
@@ -72,7 +76,7 @@ impl GuestSpec {
         root.set_path(guest_dir.join(ROOTFS));
         spec.set_root(Some(root));
         refuse_host_hooks(&spec)?;
-        devices::leave_to_host(&mut spec)?;
+        let disks = devices::take_disks(&mut spec)?;
 
         if let Some(dir) = pod_files {
             pod_files::add(&mut spec, dir);
@@ -101,6 +105,7 @@ impl GuestSpec {
         Ok(Self {
             spec,
             binds,
+            disks,
             storages,
             joined_pid_namespace,
             seccomp,

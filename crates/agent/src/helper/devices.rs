@@ -1,10 +1,10 @@
 //! Device nodes and the usual links in a container's /dev.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::chown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, mknodat};
@@ -89,6 +89,20 @@ fn link(dev: &OwnedFd, target: &str, name: &str) -> Result<(), SetupError> {
     }
 }
 
+/// The guest's own node of a device; its kernel says what it is called.
+fn node_of(device: &Device) -> io::Result<PathBuf> {
+    let kind = match device.kind {
+        DeviceKind::Character => "char",
+        DeviceKind::Block => "block",
+        DeviceKind::Fifo => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let (major, minor) = (device.major, device.minor);
+    let event = fs::read_to_string(format!("/sys/dev/{kind}/{major}:{minor}/uevent"))?;
+    let name = event.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    let name = name.ok_or(io::ErrorKind::NotFound)?;
+    Ok(Path::new("/dev").join(name))
+}
+
 fn create_one(
     root: BorrowedFd<'_>,
     device: &Device,
@@ -101,7 +115,8 @@ fn create_one(
     };
     if user_namespace {
         // Device nodes made in a user namespace cannot be opened: bind the guest's.
-        let tree = clone_tree(path, false).at("open the device", path)?;
+        let node = node_of(device).at("find the device", path)?;
+        let tree = clone_tree(&node, false).at("open the device", path)?;
         let target = ensure_in_root(root, path, Missing::File).at("make", path)?;
         return attach(tree.as_fd(), target.as_fd()).at("bind the device", path);
     }

@@ -47,6 +47,9 @@ struct Arguments {
     /// Threads that serve requests; 0 serves one after the other
     #[arg(long, value_name = "N", default_value_t = 0)]
     thread_pool_size: usize,
+    /// Directory in the shared one, mounted read-only there, whose nodes of disks the guest has as files
+    #[arg(long, value_name = "NAME")]
+    disks: Option<String>,
     #[command(flatten)]
     sandbox: SandboxOption,
 }
@@ -85,6 +88,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         posix_acl: arguments.posix_acl,
         squash_ids: arguments.squash_ids,
         thread_pool_size: arguments.thread_pool_size,
+        disks: arguments.disks,
         sandboxed: arguments.sandbox.is_on(),
     };
     fs::serve(options, listener)?;

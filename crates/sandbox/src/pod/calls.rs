@@ -14,7 +14,8 @@ use crate::container::{Container, CreateContainer, Files, PreparedContainer, che
 use crate::error::SandboxError;
 use crate::guest::{promptly, whenever};
 use crate::process::Process;
-use crate::spec::GuestSpec;
+use crate::share::Disks;
+use crate::spec::{Disk, GuestSpec};
 use crate::state::Transition;
 use crate::stdio::StdioConfig;
 
@@ -96,18 +97,41 @@ impl Pod {
             self.drop_anchor()?,
         )?;
         let files = Files::mount(self.machine.share.dir(), &prepared)?;
+        let disks = &prepared.guest_spec.disks;
         let pid_namespace = PidNamespace::choose(&containers, &prepared.guest_spec);
-        let made = self.create_in_guest(&init, &prepared, pid_namespace);
+        let made = async {
+            for disk in disks {
+                self.machine.share.disks().add(disk)?;
+            }
+            self.create_in_guest(&init, &prepared, pid_namespace).await
+        };
         if let Err(error) = made.await {
             files.remove()?;
+            self.let_go(&containers, disks)?;
             return Err(error);
         }
-        let container = Arc::new(Container::new(request, init, files));
+        let container = Arc::new(Container::new(request, init, files, disks.clone()));
         containers.insert(request.id.clone(), Arc::clone(&container));
         drop(containers);
         self.set_first(&container);
         self.follow(&container, container.init());
         self.save_or_delete(container).await
+    }
+
+    /// Takes from the guest what no container has any more.
+    fn let_go(
+        &self,
+        containers: &HashMap<String, Arc<Container>>,
+        disks: &[Disk],
+    ) -> Result<(), SandboxError> {
+        let used = |disk: &Disk| {
+            let mut all = containers.values().flat_map(|container| container.disks());
+            all.any(|used| Disks::guest_path(used) == Disks::guest_path(disk))
+        };
+        for disk in disks.iter().filter(|disk| !used(disk)) {
+            self.machine.share.disks().remove(disk)?;
+        }
+        Ok(())
     }
 
     /// Notes down a container that was made; one that cannot be is deleted again.
@@ -140,7 +164,7 @@ impl Pod {
         check_free(&containers, &request.id)?;
         let init = Process::placeholder(&request.id, request.stdio.clone(), self.drop_anchor()?);
         let files = Files::of(self.machine.share.dir(), &request.id);
-        let container = Arc::new(Container::new(&request, init, files));
+        let container = Arc::new(Container::new(&request, init, files, Vec::new()));
         containers.insert(request.id, Arc::clone(&container));
         drop(containers);
         self.save_or_delete(container).await
@@ -182,6 +206,7 @@ impl Pod {
             container_id: prepared.request.id.clone(),
             spec: serde_json::to_vec(&guest_spec.spec).expect("a specification encodes"),
             storages: guest_spec.storages.clone(),
+            disks: guest_spec.disks.iter().map(guest_disk).collect(),
             seccomp_filter: filter.into(),
             stdio: Some(init.agent_stdio()).into(),
             shared_pid_namespace: pid_namespace == PidNamespace::Shared,
@@ -346,7 +371,9 @@ impl Pod {
         }
         if exec_id.is_empty() {
             container.files().remove()?;
-            self.containers.lock().await.remove(id);
+            let mut containers = self.containers.lock().await;
+            containers.remove(id);
+            self.let_go(&containers, container.disks())?;
         } else {
             container.remove_exec(exec_id);
         }
@@ -536,6 +563,15 @@ fn check_free(containers: &HashMap<String, Arc<Container>>, id: &str) -> Result<
             id: id.to_owned(),
         }),
         false => Ok(()),
+    }
+}
+
+fn guest_disk(disk: &Disk) -> agent::Disk {
+    agent::Disk {
+        path: disk.path.display().to_string(),
+        file: Disks::guest_path(disk).display().to_string(),
+        read_only: disk.read_only,
+        ..Default::default()
     }
 }
 

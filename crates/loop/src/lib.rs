@@ -1,16 +1,21 @@
-//! File systems in files: what containerd's snapshotters `erofs` and `blockfile` give a container for a root
-//! (the option `loop` of mount(8)).
+//! Block devices over files: the kernel's loop devices (loop(4), `linux/loop.h`).
+//!
+//! On the host they make roots of files with a file system in them, in the guest disks of the files that stand
+//! for the host's.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// As in `linux/loop.h`.
-const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
-const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `LOOP_MAJOR`: all of them have it.
+pub const MAJOR: u32 = 7;
 
 /// `struct loop_info64`.
 #[repr(C)]
@@ -35,40 +40,58 @@ struct Configuration {
 
 const _: () = assert!(size_of::<Configuration>() == 304);
 
-/// A block device over a file. The kernel lets go of the file once this is dropped and nothing on the device
-/// is mounted.
+/// How a file is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// Nothing is written.
+    pub read_only: bool,
+    /// Past this kernel's cache of the file, where its file system can.
+    pub direct: bool,
+}
+
+/// A block device over a file. The kernel lets go of the file once this is dropped and nobody else has the
+/// device open or mounted.
 #[derive(Debug)]
-pub(super) struct LoopDevice {
+pub struct LoopDevice {
     path: PathBuf,
-    _open: OwnedFd,
+    minor: u32,
+    _open: File,
 }
 
 impl LoopDevice {
+    /// Takes a device that nobody uses.
+    ///
     /// # Errors
-    /// When the kernel has no loop devices, or the file cannot be opened.
-    pub(super) fn over(file: &Path, read_only: bool) -> io::Result<Self> {
-        let backing = File::options().read(true).write(!read_only).open(file)?;
+    /// When the kernel has no loop devices, or the file cannot be opened or is no file.
+    pub fn over(file: &Path, access: Access) -> io::Result<Self> {
+        let open = |path: &Path| {
+            let mut options = File::options();
+            options.read(true).write(!access.read_only).open(path)
+        };
+        let backing = open(file)?;
         let control = File::options()
             .read(true)
             .write(true)
             .open("/dev/loop-control")?;
-        let flags = match read_only {
-            true => LO_FLAGS_AUTOCLEAR | LO_FLAGS_READ_ONLY,
-            false => LO_FLAGS_AUTOCLEAR,
-        };
+        let mut flags = LO_FLAGS_AUTOCLEAR;
+        if access.read_only {
+            flags |= LO_FLAGS_READ_ONLY;
+        }
+        if access.direct {
+            flags |= LO_FLAGS_DIRECT_IO;
+        }
         loop {
             // SAFETY: the call takes no memory.
             let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
-            if number < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            let path = PathBuf::from(format!("/dev/loop{number}"));
-            let device = File::options().read(true).write(!read_only).open(&path)?;
+            let minor = u32::try_from(number).map_err(|_| io::Error::last_os_error())?;
+            let path = PathBuf::from(format!("/dev/loop{minor}"));
+            let device = open(&path)?;
             match configure(&device, &backing, flags) {
                 Ok(()) => {
                     return Ok(Self {
                         path,
-                        _open: device.into(),
+                        minor,
+                        _open: device,
                     });
                 }
                 // Somebody else was faster: another one is free.
@@ -78,9 +101,16 @@ impl LoopDevice {
         }
     }
 
-    /// The device's file.
-    pub(super) fn path(&self) -> &Path {
+    /// The device's node.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its number, beside [`MAJOR`].
+    #[must_use]
+    pub fn minor(&self) -> u32 {
+        self.minor
     }
 }
 
