@@ -64,8 +64,8 @@ test-containerd: build guest images ## run the tests with containerd once more w
 	@containerd=$$(tests/containerd/newest); \
 	if [ -n "$$containerd" ]; then \
 	  export HULL_CONTAINERD=$$containerd; \
-	  cargo nextest run --locked --package hull-tests -E 'binary(/^(containerd|ctr|pod_faults|pods|pull|volumes)$$/)'; \
-	  HULL_SANDBOXER=shim cargo nextest run --locked --package hull-tests -E 'binary(/^(pods|volumes)$$/)'; \
+	  cargo nextest run --locked --package hull-tests -E 'binary(/^(containerd|ctr|pod_faults|pods|pull|sizes|volumes)$$/)'; \
+	  HULL_SANDBOXER=shim cargo nextest run --locked --package hull-tests -E 'binary(/^(pods|sizes|volumes)$$/)'; \
 	fi
 
 test-kvm: build guest images ## run end-to-end tests under real KVM in the lab, on a machine that has none

@@ -13,9 +13,8 @@ use harness::network::{HOST_V4, fetch};
 use harness::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
 use harness::traces::{pids_of, pods_only};
 use k8s_cri::v1::{
-    AttachRequest, ContainerStatsRequest, ExecRequest, LinuxContainerResources, Mount,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, PortForwardRequest,
-    UpdateContainerResourcesRequest,
+    AttachRequest, ExecRequest, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PortForwardRequest,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -325,67 +324,6 @@ async fn a_port_is_forwarded_to_the_loopback_of_a_pod() {
 }
 
 #[tokio::test]
-async fn limits_size_the_machine_and_bound_each_container() {
-    let containerd = Containerd::new();
-    let mut cri = Cri::connect(&containerd).await;
-    let mut config = cri.pod_config("limits");
-    let resources = |memory: i64, cpus: i64| LinuxContainerResources {
-        memory_limit_in_bytes: memory << 20,
-        cpu_period: 100_000,
-        cpu_quota: cpus * 100_000,
-        ..Default::default()
-    };
-    let linux = config.linux.as_mut().expect("for Linux");
-    linux.resources = Some(resources(160, 3));
-    let pod = cri.run_pod_of(config).await;
-    let mut config = Cri::container_config("c", &["sleep", "1000"]);
-    let linux = config.linux.as_mut().expect("for Linux");
-    linux.resources = Some(resources(32, 1));
-    let id = cri.start(&pod, config).await;
-
-    let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
-    let groups = fs::read_to_string(format!("/proc/{vmm}/cgroup")).expect("read");
-    let own = format!("{}/{}", containerd.cgroup(), pod.id);
-    assert!(groups.contains(&own), "{own} is not among {groups}");
-    assert_eq!(cri.exec(&id, &["nproc"]).await.ok(), "3\n");
-    let total = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
-    let total = cri.exec(&id, &["sh", "-c", total]).await.ok();
-    let total: u32 = total.trim().parse().expect("a number");
-    assert!((160..=224).contains(&total), "{total}");
-    let limits = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max";
-    let own = cri.exec(&id, &["sh", "-c", limits]).await.ok();
-    assert_eq!(own, "33554432\n100000 100000\n");
-
-    let update = UpdateContainerResourcesRequest {
-        container_id: id.clone(),
-        linux: Some(resources(48, 2)),
-        ..Default::default()
-    };
-    let updated = cri.runtime().update_container_resources(update).await;
-    updated.expect("updated");
-    let own = cri.exec(&id, &["sh", "-c", limits]).await.ok();
-    assert_eq!(own, "50331648\n200000 100000\n");
-
-    let request = ContainerStatsRequest {
-        container_id: id.clone(),
-    };
-    let stats = cri.runtime().container_stats(request).await;
-    let stats = stats.expect("figures").into_inner().stats.expect("figures");
-    let used = stats
-        .memory
-        .expect("memory")
-        .working_set_bytes
-        .expect("bytes");
-    assert!(used.value > 0 && used.value < 32 << 20, "{used:?}");
-
-    let hog = cri.exec(&id, &["tail", "/dev/zero"]).await;
-    assert_eq!(hog.code, 137);
-    cri.stop(&id, 0).await;
-    cri.remove_pod(&pod).await;
-    containerd.assert_no_pods();
-}
-
-#[tokio::test]
 async fn kernel_parameters_and_annotations_are_the_pods() {
     let containerd = Containerd::new();
     let mut cri = Cri::connect(&containerd).await;
@@ -420,27 +358,6 @@ async fn kernel_parameters_and_annotations_are_the_pods() {
     let refused = cri.try_run_pod(config).await.expect_err("refused");
     let message = refused.message();
     assert!(message.contains("annotations.allow"), "{message}");
-    containerd.assert_no_pods();
-}
-
-#[tokio::test]
-async fn a_container_that_ran_out_of_memory_says_so() {
-    let containerd = Containerd::new();
-    let mut cri = Cri::connect(&containerd).await;
-    let pod = cri.run_pod("oom").await;
-    let mut config = Cri::container_config("c", &["tail", "/dev/zero"]);
-    let linux = config.linux.as_mut().expect("for Linux");
-    linux.resources = Some(LinuxContainerResources {
-        memory_limit_in_bytes: 32 << 20,
-        ..Default::default()
-    });
-    let id = cri.start(&pod, config).await;
-    let status = cri.ended(&id).await;
-    assert_eq!(
-        (status.reason.as_str(), status.exit_code),
-        ("OOMKilled", 137)
-    );
-    cri.remove_pod(&pod).await;
     containerd.assert_no_pods();
 }
 

@@ -24,6 +24,7 @@ mod relay;
 mod rpc;
 mod sandbox;
 mod server;
+mod size;
 mod spec;
 mod stdio;
 mod storage;

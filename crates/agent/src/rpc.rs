@@ -268,6 +268,13 @@ impl Agent for Service {
         Ok(guest::info())
     }
 
+    async fn grow(&self, _context: &TtrpcContext, request: api::GrowRequest) -> Reply<api::Empty> {
+        self.sandbox
+            .grow(request.vcpus, request.added_memory_mib)
+            .await?;
+        empty()
+    }
+
     async fn set_clock(
         &self,
         _context: &TtrpcContext,

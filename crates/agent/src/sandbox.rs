@@ -14,6 +14,7 @@ use crate::events::Events;
 use crate::helper::{CreateRequest, Filter, Request};
 use crate::launch::Launcher;
 use crate::process::{Membership, Process, Streams};
+use crate::size::{self, AddedMemory};
 use crate::spec::{self, NamespaceKind, Resources, Spec};
 use crate::stdio::Parked;
 use crate::storage::{self, HostDisks, Storages};
@@ -32,6 +33,7 @@ pub(crate) struct Sandbox {
     containers: Mutex<HashMap<String, Slot>>,
     shared: tokio::sync::Mutex<Shared>,
     disks: HostDisks,
+    added_memory: Arc<Mutex<AddedMemory>>,
 }
 
 /// A container, or the place of one that is being made or removed.
@@ -59,6 +61,7 @@ impl Sandbox {
             containers: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
             disks: HostDisks::default(),
+            added_memory: Arc::default(),
         }
     }
 
@@ -100,6 +103,20 @@ impl Sandbox {
         shared.mount_points = storage::mount_all(&request.storages).await?;
         shared.configured = true;
         Ok(())
+    }
+
+    /// Takes CPUs and memory into use; both are counted in all.
+    pub(crate) async fn grow(&self, cpus: u32, added_memory_mib: u32) -> Result<(), AgentError> {
+        let added = Arc::clone(&self.added_memory);
+        let grow = move || {
+            let mut added = added.lock().unwrap_or_else(PoisonError::into_inner);
+            added.grow_to(added_memory_mib)?;
+            size::online_cpus(cpus)
+        };
+        match tokio::task::spawn_blocking(grow).await {
+            Ok(result) => result,
+            Err(panicked) => Err(AgentError::io("grow")(panicked.into())),
+        }
     }
 
     /// A process of the PID namespace that containers share, which is made when the first one asks.

@@ -7,6 +7,7 @@ use hull_config::Config;
 use hull_image::Image;
 use hull_sandbox::mount::{MountSpec, overlay};
 use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, SingleContainer, Vmm};
+use hull_vm::MachineSize;
 
 use crate::arguments::{ContainerArgs, Network};
 use crate::container::{Container, ContainerDir, Settings, StoreError, create_dir, write_json};
@@ -128,6 +129,7 @@ pub(crate) fn pod_config(
             u32::try_from(host.min(DEFAULT_VCPUS)).unwrap_or(1)
         }
     };
+    let size = MachineSize { vcpus, memory_mib };
     let network = match args.network.network {
         Network::None => NetworkConfig::None,
         Network::Nat => NetworkConfig::Nat {
@@ -142,8 +144,10 @@ pub(crate) fn pod_config(
             hull_config::Vmm::Qemu => Vmm::Qemu,
         },
         acceleration: args.machine.accel.unwrap_or(config.vm.acceleration),
-        vcpus,
-        memory_mib,
+        size,
+        // Its only container is there from the start.
+        max: size,
+        memory_overhead_mib: config.vm.memory_overhead.mib(),
         guest: GuestFiles::choose(
             config.guest.kernel.as_deref(),
             config.guest.initramfs.as_deref(),

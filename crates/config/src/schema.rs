@@ -83,6 +83,33 @@ pub(crate) static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "vm.max_vcpus",
+        documentation: "virtual CPUs that a pod grows to at most, 1 to 64, as far as the host has them",
+        annotation: true,
+        kata: Some(Kata {
+            name: "io.katacontainers.config.hypervisor.default_max_vcpus",
+            read: kata_max_vcpus,
+        }),
+        show: |config| Some(config.vm.max_vcpus.to_string()),
+        apply: |config, value| {
+            value
+                .integer(1, 64)
+                .map(|vcpus| config.vm.max_vcpus = vcpus)
+        },
+    },
+    Setting {
+        key: "vm.max_memory",
+        documentation: "guest memory that a pod grows to at most, 64MiB or more",
+        annotation: true,
+        kata: None,
+        show: |config| Some(size(config.vm.max_memory)),
+        apply: |config, value| {
+            value
+                .size_from(LEAST_MEMORY)
+                .map(|size| config.vm.max_memory = size)
+        },
+    },
+    Setting {
         key: "vm.memory_overhead",
         documentation: "what a guest gets beside its containers' memory limits",
         annotation: true,
@@ -188,6 +215,14 @@ fn kata_vcpus(text: &str) -> Value {
             _ => Value::Text(text.into()),
         },
         None => Value::from_annotation(text),
+    }
+}
+
+/// 0 is all that the host has to Kata Containers.
+fn kata_max_vcpus(text: &str) -> Value {
+    match Value::from_annotation(text) {
+        Value::Integer(0) => Value::Integer(64),
+        other => other,
     }
 }
 

@@ -18,6 +18,10 @@ pub struct VmSettings {
     pub vcpus: u32,
     /// Guest memory of a pod whose limits do not say.
     pub memory: Size,
+    /// Virtual CPUs that a pod grows to at most, as far as the host has them.
+    pub max_vcpus: u32,
+    /// Guest memory that a pod grows to at most.
+    pub max_memory: Size,
     /// What a guest gets beside its containers' memory limits.
     pub memory_overhead: Size,
 }
@@ -76,6 +80,8 @@ impl Default for VmSettings {
             acceleration: Acceleration::default(),
             vcpus: 2,
             memory: Size::from_mib(2048),
+            max_vcpus: 4,
+            max_memory: Size::from_mib(4096),
             memory_overhead: Size::from_mib(64),
         }
     }
@@ -84,7 +90,7 @@ impl Default for VmSettings {
 impl Default for AnnotationSettings {
     fn default() -> Self {
         Self {
-            allow: vec!["vm.vcpus", "vm.memory"],
+            allow: vec!["vm.vcpus", "vm.memory", "vm.max_vcpus", "vm.max_memory"],
         }
     }
 }

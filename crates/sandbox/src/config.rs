@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use hull_vm::Acceleration;
+use hull_vm::{Acceleration, MachineSize};
 use serde::{Deserialize, Serialize};
 
 use crate::error::SandboxError;
@@ -25,10 +25,12 @@ pub struct PodConfig {
     pub vmm: Vmm,
     /// How the guest's instructions run.
     pub acceleration: Acceleration,
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// Guest memory, MiB.
-    pub memory_mib: u32,
+    /// What its machine has at first.
+    pub size: MachineSize,
+    /// What it grows to at most when containers need more.
+    pub max: MachineSize,
+    /// What the guest needs beside the memory limits of its containers, MiB.
+    pub memory_overhead_mib: u32,
     /// The guest's files.
     pub guest: GuestFiles,
     /// The pod's network.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::anchor::Anchor;
 use crate::error::SandboxError;
 use crate::mount::{self, MountSpec};
+use crate::pod::Limits;
 use crate::process::{Process, TaskRecord};
 use crate::share::create_dir;
 use crate::spec::{self, Disk, GuestSpec, HostBind};
@@ -86,6 +87,7 @@ pub struct Container {
     execs: Mutex<HashMap<String, Arc<Process>>>,
     files: Files,
     disks: Vec<Disk>,
+    limits: Mutex<Limits>,
 }
 
 /// What a container leaves in the state file.
@@ -96,6 +98,7 @@ pub(crate) struct ContainerRecord {
     init: TaskRecord,
     execs: Vec<TaskRecord>,
     disks: Vec<Disk>,
+    limits: Limits,
 }
 
 impl Container {
@@ -104,6 +107,7 @@ impl Container {
         init: Process,
         files: Files,
         disks: Vec<Disk>,
+        limits: Limits,
     ) -> Self {
         Self {
             id: request.id.clone(),
@@ -112,6 +116,7 @@ impl Container {
             execs: Mutex::default(),
             files,
             disks,
+            limits: Mutex::new(limits),
         }
     }
 
@@ -128,6 +133,7 @@ impl Container {
             init: process(record.init),
             files: Files::of(share, &record.id),
             disks: record.disks,
+            limits: Mutex::new(record.limits),
             bundle: record.bundle,
             id: record.id,
         }
@@ -140,6 +146,7 @@ impl Container {
             init: self.init.record(),
             execs: self.execs().iter().map(|exec| exec.record()).collect(),
             disks: self.disks.clone(),
+            limits: self.limits(),
         }
     }
 
@@ -206,6 +213,14 @@ impl Container {
 
     pub(crate) fn files(&self) -> &Files {
         &self.files
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        *self.limits.lock().expect("no holder of this lock panics")
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        *self.limits.lock().expect("no holder of this lock panics") = limits;
     }
 
     pub(crate) fn disks(&self) -> &[Disk] {

@@ -4,12 +4,13 @@ mod boot;
 mod calls;
 mod forward;
 mod record;
+mod size;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hull_vm::{Exit, Vm};
+use hull_vm::{Exit, MachineSize, Vm};
 use tokio::sync::{Mutex, watch};
 
 use crate::config::PodConfig;
@@ -21,6 +22,7 @@ use crate::process::{ExitStatus, Process};
 use crate::share::Share;
 
 pub use record::{abandon, destroy, live_vmm};
+pub(crate) use size::Limits;
 
 /// A pod whose guest runs.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Pod {
     /// Init of the container that was made first.
     first: watch::Sender<Option<Arc<Process>>>,
     end: watch::Sender<Option<End>>,
+    /// What the machine has by now.
+    size: Mutex<MachineSize>,
 }
 
 /// The pod's processes on the host.

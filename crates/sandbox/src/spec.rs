@@ -15,6 +15,7 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 use crate::error::SandboxError;
 use crate::json_file;
 use crate::mount::{MountSpec, origin};
+use crate::pod::Limits;
 use crate::share;
 
 pub(crate) use devices::Disk;
@@ -110,6 +111,14 @@ impl GuestSpec {
             joined_pid_namespace,
             seccomp,
         })
+    }
+}
+
+impl GuestSpec {
+    /// What the container may use.
+    pub(crate) fn limits(&self) -> Limits {
+        let linux = self.spec.linux().as_ref();
+        Limits::of(linux.and_then(|linux| linux.resources().as_ref()))
     }
 }
 

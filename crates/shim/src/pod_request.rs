@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hull_config::{Config, ConfigError};
 use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, Vmm};
+use hull_vm::MachineSize;
 use hull_vm::config::MAX_VCPUS;
 
 /// Why a pod cannot have what a namespace of its own would keep it from.
@@ -65,6 +66,13 @@ impl PodRequest {
     /// When there is no guest.
     pub(crate) fn config(self, settings: &Config) -> Result<PodConfig, SandboxError> {
         let (vm, guest) = (&settings.vm, &settings.guest);
+        let size = MachineSize {
+            // More than a guest can have is no limit to it.
+            vcpus: self.limits.vcpus.unwrap_or(vm.vcpus).min(MAX_VCPUS),
+            memory_mib: self.limits.memory_mib.map_or(vm.memory.mib(), |limit| {
+                limit.saturating_add(vm.memory_overhead.mib())
+            }),
+        };
         Ok(PodConfig {
             namespace: self.namespace,
             hostname: hostname(self.hostname, &self.id),
@@ -72,11 +80,13 @@ impl PodRequest {
                 hull_config::Vmm::Qemu => Vmm::Qemu,
             },
             acceleration: vm.acceleration,
-            // More than a guest can have is no limit to it.
-            vcpus: self.limits.vcpus.unwrap_or(vm.vcpus).min(MAX_VCPUS),
-            memory_mib: self.limits.memory_mib.map_or(vm.memory.mib(), |limit| {
-                limit.saturating_add(vm.memory_overhead.mib())
-            }),
+            size,
+            max: MachineSize {
+                vcpus: vm.max_vcpus.min(host_cpus()),
+                memory_mib: vm.max_memory.mib(),
+            }
+            .max(size),
+            memory_overhead_mib: vm.memory_overhead.mib(),
             guest: GuestFiles::choose(guest.kernel.as_deref(), guest.initramfs.as_deref())?,
             network: self.network,
             cgroup: self.cgroup,
@@ -86,6 +96,11 @@ impl PodRequest {
             id: self.id,
         })
     }
+}
+
+fn host_cpus() -> u32 {
+    let host = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(host).unwrap_or(u32::MAX)
 }
 
 /// What counts for the pod: the operator's files and the pod's annotations.

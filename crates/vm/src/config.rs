@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::accel::Acceleration;
 use crate::error::VmError;
 
@@ -18,10 +20,11 @@ pub struct VmConfig {
     pub run_dir: PathBuf,
     /// What the machine boots.
     pub boot: Boot,
-    /// Number of virtual CPUs.
-    pub vcpus: u32,
-    /// Guest memory in MiB.
-    pub memory_mib: u32,
+    /// What the guest has at first.
+    pub size: MachineSize,
+    /// What it can grow to, at least [`size`](Self::size). A driver may round the memory up to what a guest can
+    /// take into use at once.
+    pub max: MachineSize,
     /// How the guest's instructions run.
     pub acceleration: Acceleration,
     /// The hybrid vsock Unix socket. The driver listens on it and dials `<socket>_<port>` for the
@@ -29,6 +32,48 @@ pub struct VmConfig {
     pub vsock: PathBuf,
     /// Further devices, in the order in which the guest sees them.
     pub devices: Vec<Device>,
+}
+
+/// How large a machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineSize {
+    /// Number of virtual CPUs.
+    pub vcpus: u32,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+}
+
+impl MachineSize {
+    /// The larger of both in each respect.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            vcpus: self.vcpus.max(other.vcpus),
+            memory_mib: self.memory_mib.max(other.memory_mib),
+        }
+    }
+
+    /// The smaller of both in each respect.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            vcpus: self.vcpus.min(other.vcpus),
+            memory_mib: self.memory_mib.min(other.memory_mib),
+        }
+    }
+
+    fn validate(self) -> Result<(), VmError> {
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return Err(VmError::Memory {
+                asked_mib: self.memory_mib,
+            });
+        }
+        if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
+            return Err(VmError::Vcpus { asked: self.vcpus });
+        }
+        Ok(())
+    }
 }
 
 /// The guest's kernel, its initial file system and its command line.
@@ -132,14 +177,8 @@ impl VmConfig {
     /// # Errors
     /// A size that no guest can have, or a kernel that is not one.
     pub fn validate(&self) -> Result<(), VmError> {
-        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
-            return Err(VmError::Memory {
-                asked_mib: self.memory_mib,
-            });
-        }
-        if self.vcpus == 0 || self.vcpus > MAX_VCPUS {
-            return Err(VmError::Vcpus { asked: self.vcpus });
-        }
+        self.size.validate()?;
+        self.max.validate()?;
         self.boot.validate()
     }
 }

@@ -17,7 +17,7 @@ pub mod error;
 pub mod process;
 
 pub use accel::{Acceleration, Accelerator};
-pub use config::{Boot, Device, MacAddress, VmConfig};
+pub use config::{Boot, Device, MacAddress, MachineSize, VmConfig};
 pub use console::Console;
 pub use driver::{Capabilities, Driver, Exit, Vm, VmRecord};
 pub use error::VmError;

@@ -77,6 +77,8 @@ fn every_setting_but_the_permission_can_be_allowed() {
             ("dev.hull.vm.acceleration", "tcg"),
             ("dev.hull.vm.vcpus", "1"),
             ("dev.hull.vm.memory", "64M"),
+            ("dev.hull.vm.max_vcpus", "2"),
+            ("dev.hull.vm.max_memory", "1G"),
             ("dev.hull.vm.memory_overhead", "1M"),
             ("dev.hull.guest.kernel", "/k"),
             ("dev.hull.guest.initramfs", "/i"),
@@ -155,13 +157,14 @@ fn kata_containers_names_are_understood() {
         &[
             (&name("default_vcpus"), "3"),
             (&name("default_memory"), "512"),
+            (&name("default_max_vcpus"), "0"),
             (&name("kernel"), "/k"),
             (&name("initrd"), "/i"),
         ],
     );
     assert_eq!(
-        (config.vm.vcpus, config.vm.memory),
-        (3, Size::from_mib(512))
+        (config.vm.vcpus, config.vm.max_vcpus, config.vm.memory),
+        (3, 64, Size::from_mib(512))
     );
     assert_eq!(config.guest.kernel.as_deref(), Some(Path::new("/k")));
     assert_eq!(config.guest.initramfs.as_deref(), Some(Path::new("/i")));

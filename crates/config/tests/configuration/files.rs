@@ -28,7 +28,10 @@ fn an_empty_file_leaves_the_defaults() {
         ),
         (None, None)
     );
-    assert_eq!(config.annotations.allow, ["vm.vcpus", "vm.memory"]);
+    assert_eq!(
+        config.annotations.allow,
+        ["vm.vcpus", "vm.memory", "vm.max_vcpus", "vm.max_memory"]
+    );
     assert_eq!(config.log.level, LogLevel::Warn);
     for entry in config.entries() {
         assert_eq!(entry.origin, Origin::Default, "{}", entry.key);

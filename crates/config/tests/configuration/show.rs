@@ -18,15 +18,17 @@ fn every_value_is_shown_with_its_origin() {
     let dir = files.path("");
     assert_eq!(
         config.to_text().replace(dir.to_str().unwrap(), ""),
-        "vm.vmm = \"qemu\"                                # default\n\
-         vm.acceleration = \"auto\"                       # default\n\
-         vm.vcpus = 4                                   # annotation dev.hull.vm.vcpus\n\
-         vm.memory = \"1GiB\"                             # config.toml:1\n\
-         vm.memory_overhead = 1000                      # config.toml:3\n\
-         guest.kernel = \"/a \\\"b\\\"\"                      # config.toml:2\n\
-         # guest.initramfs is not set                   # default\n\
-         annotations.allow = [\"vm.vcpus\", \"vm.memory\"]  # default\n\
-         log.level = \"warn\"                             # default\n"
+        "vm.vmm = \"qemu\"                                                                 # default\n\
+         vm.acceleration = \"auto\"                                                        # default\n\
+         vm.vcpus = 4                                                                    # annotation dev.hull.vm.vcpus\n\
+         vm.memory = \"1GiB\"                                                              # config.toml:1\n\
+         vm.max_vcpus = 4                                                                # default\n\
+         vm.max_memory = \"4GiB\"                                                          # default\n\
+         vm.memory_overhead = 1000                                                       # config.toml:3\n\
+         guest.kernel = \"/a \\\"b\\\"\"                                                       # config.toml:2\n\
+         # guest.initramfs is not set                                                    # default\n\
+         annotations.allow = [\"vm.vcpus\", \"vm.memory\", \"vm.max_vcpus\", \"vm.max_memory\"]  # default\n\
+         log.level = \"warn\"                                                              # default\n"
     );
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hull_agent_api::agent;
 use hull_vm::drivers::qemu::Qemu;
-use hull_vm::{Accelerator, Boot, Device, Driver, VmConfig};
+use hull_vm::{Accelerator, Boot, Device, Driver, MachineSize, VmConfig};
 use tokio::sync::{Mutex, watch};
 
 use super::{Machine, Pod, forward, record};
@@ -73,12 +73,15 @@ impl Pod {
         };
         let machine = Machine { vm, share, network };
         // From now on everything is found again, whatever becomes of this process.
-        if let Err(error) = record::save(state_dir, &machine, Vec::new()) {
+        if let Err(error) = record::save(state_dir, &machine, config.size, Vec::new()) {
             machine.kill().await;
             return Err(error);
         }
         match reach(&config, state_dir, &machine, &ready).await {
-            Ok(guest) => Ok(Self::with_guest(config, state_dir, machine, guest)),
+            Ok(guest) => {
+                let size = config.size;
+                Ok(Self::with_guest(config, state_dir, machine, guest, size))
+            }
             Err(error) => {
                 machine.kill().await;
                 Err(error)
@@ -91,6 +94,7 @@ impl Pod {
         state_dir: &Path,
         machine: Machine,
         guest: Guest,
+        size: MachineSize,
     ) -> Arc<Self> {
         let pod = Arc::new(Self {
             config,
@@ -100,6 +104,7 @@ impl Pod {
             containers: Mutex::default(),
             first: watch::Sender::new(None),
             end: watch::Sender::new(None),
+            size: Mutex::new(size),
         });
         tokio::spawn(Arc::clone(&pod).supervise());
         if let Some(loopback) = pod.machine.network.take_loopback()
@@ -133,8 +138,8 @@ fn vm_config(config: &PodConfig, state_dir: &Path, interfaces: Vec<Device>) -> V
             initramfs: config.guest.initramfs.clone(),
             arguments: KERNEL_ARGUMENTS.map(str::to_owned).into(),
         },
-        vcpus: config.vcpus,
-        memory_mib: config.memory_mib,
+        size: config.size,
+        max: config.max,
         acceleration: config.acceleration,
         vsock: vsock(state_dir),
         devices,

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_agent_api::agent;
+use oci_spec::runtime::LinuxResources;
 use ttrpc::Error as RpcError;
 
-use super::Pod;
+use super::{Limits, Pod};
 use crate::anchor::Anchor;
 use crate::container::{Container, CreateContainer, Files, PreparedContainer, check_id};
 use crate::error::SandboxError;
@@ -99,10 +100,13 @@ impl Pod {
         let files = Files::mount(self.machine.share.dir(), &prepared)?;
         let disks = &prepared.guest_spec.disks;
         let pid_namespace = PidNamespace::choose(&containers, &prepared.guest_spec);
+        let limits = prepared.guest_spec.limits();
         let made = async {
             for disk in disks {
                 self.machine.share.disks().add(disk)?;
             }
+            self.grow_for(others(&containers, "").chain([limits]))
+                .await?;
             self.create_in_guest(&init, &prepared, pid_namespace).await
         };
         if let Err(error) = made.await {
@@ -110,7 +114,7 @@ impl Pod {
             self.let_go(&containers, disks)?;
             return Err(error);
         }
-        let container = Arc::new(Container::new(request, init, files, disks.clone()));
+        let container = Arc::new(Container::new(request, init, files, disks.clone(), limits));
         containers.insert(request.id.clone(), Arc::clone(&container));
         drop(containers);
         self.set_first(&container);
@@ -164,7 +168,13 @@ impl Pod {
         check_free(&containers, &request.id)?;
         let init = Process::placeholder(&request.id, request.stdio.clone(), self.drop_anchor()?);
         let files = Files::of(self.machine.share.dir(), &request.id);
-        let container = Arc::new(Container::new(&request, init, files, Vec::new()));
+        let container = Arc::new(Container::new(
+            &request,
+            init,
+            files,
+            Vec::new(),
+            Limits::default(),
+        ));
         containers.insert(request.id, Arc::clone(&container));
         drop(containers);
         self.save_or_delete(container).await
@@ -470,7 +480,15 @@ impl Pod {
     /// # Errors
     /// When the guest refuses.
     pub async fn update(&self, id: &str, resources: Vec<u8>) -> Result<(), SandboxError> {
-        self.guest_container(id).await?;
+        let container = self.guest_container(id).await?;
+        let update: LinuxResources = serde_json::from_slice(&resources)
+            .map_err(|_| SandboxError::Invalid("the resources are none of the specification's"))?;
+        let limits = container.limits().updated(Limits::of(Some(&update)));
+        {
+            let containers = self.containers.lock().await;
+            self.grow_for(others(&containers, id).chain([limits]))
+                .await?;
+        }
         let request = agent::UpdateContainerRequest {
             container_id: id.to_owned(),
             resources,
@@ -481,7 +499,9 @@ impl Pod {
             .agent()
             .update_container(promptly(), &request)
             .await;
-        updated.map(drop).map_err(refused("update the container"))
+        updated.map_err(refused("update the container"))?;
+        container.set_limits(limits);
+        self.save().await
     }
 
     /// A container's figures.
@@ -564,6 +584,15 @@ fn check_free(containers: &HashMap<String, Arc<Container>>, id: &str) -> Result<
         }),
         false => Ok(()),
     }
+}
+
+/// The limits of all containers that run but `id`.
+fn others(containers: &HashMap<String, Arc<Container>>, id: &str) -> impl Iterator<Item = Limits> {
+    let others = containers
+        .values()
+        .filter(move |container| container.id() != id);
+    let running = others.filter(|container| container.init().exit().is_none());
+    running.map(|container| container.limits())
 }
 
 fn guest_disk(disk: &Disk) -> agent::Disk {

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hull_vm::VmRecord;
 use hull_vm::process::{Process, ProcessRecord};
+use hull_vm::{MachineSize, VmRecord};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,7 @@ struct PodRecord {
     vm: VmRecord,
     file_server: ProcessRecord,
     network: NetworkRecord,
+    size: MachineSize,
     containers: Vec<ContainerRecord>,
 }
 
@@ -69,6 +70,7 @@ pub fn live_vmm(state_dir: &Path) -> Option<ProcessRecord> {
 pub(super) fn save(
     state_dir: &Path,
     machine: &Machine,
+    size: MachineSize,
     containers: Vec<ContainerRecord>,
 ) -> Result<(), SandboxError> {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
@@ -78,6 +80,7 @@ pub(super) fn save(
         vm: machine.vm.record(),
         file_server: machine.share.server().record(),
         network: machine.network.record(),
+        size,
         containers,
     };
     let bytes = serde_json::to_vec(&record).expect("plain data encodes");
@@ -131,7 +134,8 @@ impl Pod {
         // Held while writing: the last writer has seen the latest state.
         let containers = self.containers.lock().await;
         let records = containers.values().map(|container| container.record());
-        save(&self.state_dir, &self.machine, records.collect())
+        let size = *self.size.lock().await;
+        save(&self.state_dir, &self.machine, size, records.collect())
     }
 
     /// Takes over the pod of a pod process that is gone.
@@ -147,7 +151,7 @@ impl Pod {
             network: PodNetwork::attach(&record.network)?,
         };
         let guest = Guest::connect(&boot::vsock(state_dir)).await?;
-        let pod = Self::with_guest(config, state_dir, machine, guest);
+        let pod = Self::with_guest(config, state_dir, machine, guest, record.size);
         for record in record.containers {
             let anchor = pod.drop_anchor()?;
             let share = pod.machine.share.dir();

@@ -7,10 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::accel::Accelerator;
-use crate::config::{Boot, Device, VmConfig};
+use crate::config::{Device, VmConfig};
 use crate::error::VmError;
 
 use super::clock;
+use super::memory::Memory;
 
 /// The sockets in a machine's directory.
 #[derive(Debug)]
@@ -86,12 +87,13 @@ impl CommandLine {
             arguments: Vec::new(),
             inherited: Vec::new(),
         };
-        line.machine(&config, accelerator);
+        let memory = Memory::new(config.size, config.max);
+        line.machine(&config, memory, accelerator);
         for (option, file) in [("-kernel", handed.kernel), ("-initrd", handed.initramfs)] {
             let fd = line.hand_over(file);
             line.option(option, format!("/proc/self/fd/{fd}"));
         }
-        line.option("-append", kernel_command_line(&config.boot, accelerator));
+        line.option("-append", kernel_command_line(&config, memory, accelerator));
         let fd = line.hand_over(handed.console_listener);
         line.option(
             "-chardev",
@@ -128,7 +130,7 @@ impl CommandLine {
         self.arguments.extend([name.to_owned(), value]);
     }
 
-    fn machine(&mut self, config: &VmConfig, accelerator: Accelerator) {
+    fn machine(&mut self, config: &VmConfig, memory: Memory, accelerator: Accelerator) {
         // Under KVM the guest has the paravirtual clock. TCG's guest takes the time from the RTC, for
         // which it would wait a second if there were none.
         let (rtc, accel, cpu) = match accelerator {
@@ -150,14 +152,14 @@ impl CommandLine {
         self.option("-global", "virtio-mmio.force-legacy=false".to_owned());
         self.option("-accel", accel.to_owned());
         self.option("-cpu", cpu.to_owned());
-        self.option("-smp", config.vcpus.to_string());
-        self.option("-m", format!("{}M", config.memory_mib));
+        self.option("-smp", config.max.vcpus.to_string());
+        self.option("-m", format!("{}M", memory.total_mib));
         // vhost-user back ends map the guest's memory, so it is shared.
         self.option(
             "-object",
             format!(
                 "memory-backend-memfd,id=ram,size={}M,share=on",
-                config.memory_mib
+                memory.total_mib
             ),
         );
         self.option("-display", "none".to_owned());
@@ -224,7 +226,7 @@ impl CommandLine {
     }
 }
 
-fn kernel_command_line(boot: &Boot, accelerator: Accelerator) -> String {
+fn kernel_command_line(config: &VmConfig, memory: Memory, accelerator: Accelerator) -> String {
     // reboot=t: a triple fault ends the VMM (-no-reboot), as there is no ACPI to power off with.
     let mut line = "console=ttyS0 8250.nr_uarts=1 acpi=off pci=off quiet panic=-1 reboot=t i8042.noaux i8042.nokbd \
                     random.trust_cpu=on cryptomgr.notests"
@@ -239,7 +241,14 @@ fn kernel_command_line(boot: &Boot, accelerator: Accelerator) -> String {
         // one CPU, replacing code that has been translated already.
         line.push_str(" lapic_timer_khz=1000000 noreplace-smp");
     }
-    for argument in &boot.arguments {
+    if config.max.vcpus > config.size.vcpus {
+        let vcpus = config.size.vcpus;
+        write!(line, " maxcpus={vcpus}").expect("a string takes any text");
+    }
+    if let Some(limit) = memory.limit_mib {
+        write!(line, " mem={limit}M").expect("a string takes any text");
+    }
+    for argument in &config.boot.arguments {
         line.push(' ');
         line.push_str(argument);
     }
@@ -250,9 +259,18 @@ fn kernel_command_line(boot: &Boot, accelerator: Accelerator) -> String {
 mod tests {
     use super::*;
     use crate::accel::Acceleration;
-    use crate::config::MacAddress;
+    use crate::config::{Boot, MacAddress, MachineSize};
+
+    const SIZE: MachineSize = MachineSize {
+        vcpus: 2,
+        memory_mib: 256,
+    };
 
     fn arguments(devices: Vec<Device>, accelerator: Accelerator) -> Vec<String> {
+        growing(SIZE, devices, accelerator)
+    }
+
+    fn growing(max: MachineSize, devices: Vec<Device>, accelerator: Accelerator) -> Vec<String> {
         let config = VmConfig {
             id: "test".to_owned(),
             run_dir: "/run/x".into(),
@@ -261,8 +279,8 @@ mod tests {
                 initramfs: "/guest/initramfs.img".into(),
                 arguments: vec!["extra=1".to_owned()],
             },
-            vcpus: 2,
-            memory_mib: 256,
+            size: SIZE,
+            max,
             acceleration: Acceleration::Auto,
             vsock: "/run/x/vsock.sock".into(),
             devices,
@@ -319,6 +337,21 @@ mod tests {
             line.iter()
                 .any(|argument| argument.contains("size=256M,share=on"))
         );
+    }
+
+    #[test]
+    fn what_a_guest_grows_into_it_leaves_alone_at_boot() {
+        let max = MachineSize {
+            vcpus: 4,
+            memory_mib: 1024,
+        };
+        let line = growing(max, vec![], Accelerator::Kvm);
+        assert_eq!((value(&line, "-smp"), value(&line, "-m")), ("4", "1024M"));
+        assert!(value(&line, "-append").contains(" maxcpus=2 mem=256M "));
+        let line = arguments(vec![], Accelerator::Kvm);
+        assert_eq!((value(&line, "-smp"), value(&line, "-m")), ("2", "256M"));
+        let append = value(&line, "-append");
+        assert!(!append.contains("maxcpus=") && !append.contains(" mem="));
     }
 
     #[test]

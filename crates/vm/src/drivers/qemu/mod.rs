@@ -6,6 +6,7 @@
 mod clock;
 mod command_line;
 mod machine;
+mod memory;
 mod qmp;
 
 use std::os::fd::AsRawFd;
