@@ -27,6 +27,8 @@ pub struct MountSpec {
 struct Parsed<'a> {
     flags: MsFlags,
     propagation: MsFlags,
+    /// Whether a bind mount and all below it are read-only, where that is said.
+    all_read_only: Option<bool>,
     /// The source is a file that holds the file system.
     in_file: bool,
     /// What is left for the file system.
@@ -59,12 +61,15 @@ impl MountSpec {
     fn parse(&self) -> Parsed<'_> {
         let mut flags = MsFlags::empty();
         let mut propagation = MsFlags::empty();
+        let mut all_read_only = None;
         let mut in_file = false;
         let mut data = Vec::new();
         for option in &self.options {
             match option.as_str() {
                 "defaults" | "rw" => flags.remove(MsFlags::MS_RDONLY),
                 "ro" => flags.insert(MsFlags::MS_RDONLY),
+                "rro" => all_read_only = Some(true),
+                "rrw" => all_read_only = Some(false),
                 "nosuid" => flags.insert(MsFlags::MS_NOSUID),
                 "suid" => flags.remove(MsFlags::MS_NOSUID),
                 "nodev" => flags.insert(MsFlags::MS_NODEV),
@@ -95,6 +100,7 @@ impl MountSpec {
         Parsed {
             flags,
             propagation,
+            all_read_only,
             in_file,
             data,
         }
@@ -114,21 +120,11 @@ impl MountSpec {
         let none = None::<&str>;
         if parsed.flags.contains(MsFlags::MS_BIND) {
             let recursive = parsed.flags.contains(MsFlags::MS_REC);
-            origin::clone_tree(Path::new(&self.source), recursive)
-                .and_then(|tree| tree::attach(&tree, target))
-                .map_err(cannot_io())?;
-            let restrictions = parsed.flags
-                & (MsFlags::MS_RDONLY
-                    | MsFlags::MS_NOSUID
-                    | MsFlags::MS_NODEV
-                    | MsFlags::MS_NOEXEC);
-            if !restrictions.is_empty() {
-                // A bind mount ignores these flags until it is mounted again. In a user namespace
-                // the flags that the source has already are locked and must be given again.
-                let locked = locked_flags(target).map_err(cannot())?;
-                let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | restrictions | locked;
-                nix::mount::mount(none, target, none, flags, none).map_err(cannot())?;
-            }
+            let tree = origin::clone_tree(Path::new(&self.source), recursive);
+            let tree = tree.map_err(cannot_io())?;
+            // Before it is attached: the file server's copy of the mount hears of no change after that.
+            tree::restrict(&tree, parsed.flags, parsed.all_read_only).map_err(cannot_io())?;
+            tree::attach(&tree, target).map_err(cannot_io())?;
         } else if self.kind == "overlay" {
             overlay::mount(target, parsed.flags, &parsed.data)?;
         } else {
@@ -160,22 +156,6 @@ impl MountSpec {
     }
 }
 
-fn locked_flags(target: &Path) -> nix::Result<MsFlags> {
-    use nix::sys::statvfs::{FsFlags, statvfs};
-    let held = statvfs(target)?.flags();
-    let pairs = [
-        (FsFlags::ST_RDONLY, MsFlags::MS_RDONLY),
-        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
-        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
-        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
-        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
-        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
-    ];
-    let locked = pairs.iter().filter(|(flag, _)| held.contains(*flag));
-    Ok(locked.fold(MsFlags::empty(), |all, (_, flag)| all | *flag))
-}
-
 /// Takes a mount away, at once from the name space and for good when its last user is done.
 pub(crate) fn unmount(target: &Path) -> Result<(), SandboxError> {
     nix::mount::umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
@@ -198,6 +178,19 @@ mod tests {
         let parsed = overlay.parse();
         assert_eq!(parsed.flags, MsFlags::MS_RDONLY | MsFlags::MS_NODEV);
         assert_eq!(parsed.data, ["lowerdir=/a:/b", "userxattr"]);
+    }
+
+    #[test]
+    fn what_is_for_all_below_is_told_from_what_is_not() {
+        let mut spec = MountSpec::bind("/a", false);
+        assert_eq!(spec.parse().all_read_only, None);
+        spec.options.push("rro".to_owned());
+        let parsed = spec.parse();
+        assert_eq!(parsed.all_read_only, Some(true));
+        assert_eq!(parsed.flags, MsFlags::MS_BIND | MsFlags::MS_REC);
+        assert!(parsed.data.is_empty());
+        spec.options.push("rrw".to_owned());
+        assert_eq!(spec.parse().all_read_only, Some(false));
     }
 
     #[test]

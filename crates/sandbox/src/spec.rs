@@ -205,7 +205,8 @@ fn host_bind(mount: &Mount, index: usize) -> Option<HostBind> {
     // Only what restricts the source; everything else happens where the guest mounts it.
     let recursive = options.iter().any(|option| option == "rbind");
     let mut kept = vec![if recursive { "rbind" } else { "bind" }.to_owned()];
-    kept.extend(options.iter().filter(|option| *option == "ro").cloned());
+    let restricts = |option: &&String| matches!(option.as_str(), "ro" | "rro" | "rrw");
+    kept.extend(options.iter().filter(restricts).cloned());
     Some(HostBind {
         mount: MountSpec {
             kind: "bind".to_owned(),
@@ -296,6 +297,19 @@ mod tests {
         assert_eq!(guest.binds[0].mount, MountSpec::bind("/srv/data", true));
         assert_eq!(guest.binds[1].mount.source, "/x/hosts");
         assert_eq!(guest.binds[1].mount.options, ["bind"]);
+    }
+
+    #[test]
+    fn a_volume_that_is_read_only_with_all_below_is_so_on_both_sides() {
+        let options = json!(["rbind", "rro", "rnosuid"]);
+        let guest = guest_spec(&json!({
+            "ociVersion": "1.0.2",
+            "mounts": [{"destination": "/v", "type": "bind", "source": "/", "options": options}],
+        }))
+        .unwrap();
+        let mount = &guest.spec.mounts().as_ref().unwrap()[0];
+        assert_eq!(json!(mount.options()), options);
+        assert_eq!(guest.binds[0].mount.options, ["rbind", "rro"]);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::mount::MsFlags;
+
 /// A copy of the mount at `path`, with what is mounted below it if `recursive`, attached to nothing.
 pub(crate) fn clone(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
@@ -25,40 +27,80 @@ pub(crate) fn clone(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
 
 /// Mounts and unmounts still arrive, and none leave.
 pub(super) fn make_slave(tree: &OwnedFd) -> io::Result<()> {
-    let slave = libc::mount_attr {
+    let slave = Change {
         propagation: libc::MS_SLAVE,
-        ..unchanged()
+        ..Change::default()
     };
-    set_attributes(tree, &slave, libc::AT_RECURSIVE)
+    change(tree, slave, true)
 }
 
-/// Undoes that a mount is read-only.
+/// Undoes that the topmost mount of a tree is read-only.
 pub(crate) fn make_writable(tree: &OwnedFd) -> io::Result<()> {
-    let writable = libc::mount_attr {
-        attr_clr: libc::MOUNT_ATTR_RDONLY,
-        ..unchanged()
+    let writable = Change {
+        clear: libc::MOUNT_ATTR_RDONLY,
+        ..Change::default()
     };
-    set_attributes(tree, &writable, 0)
+    change(tree, writable, false)
 }
 
-fn unchanged() -> libc::mount_attr {
-    libc::mount_attr {
-        attr_set: 0,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
+/// Gives the topmost mount of a tree those of `flags` that restrict it; all mounts become read-only, or
+/// writable where their file systems are, if `all_read_only` says so. What the source has already stays.
+pub(super) fn restrict(
+    tree: &OwnedFd,
+    flags: MsFlags,
+    all_read_only: Option<bool>,
+) -> io::Result<()> {
+    let pairs = [
+        (MsFlags::MS_RDONLY, libc::MOUNT_ATTR_RDONLY),
+        (MsFlags::MS_NOSUID, libc::MOUNT_ATTR_NOSUID),
+        (MsFlags::MS_NODEV, libc::MOUNT_ATTR_NODEV),
+        (MsFlags::MS_NOEXEC, libc::MOUNT_ATTR_NOEXEC),
+    ];
+    let asked = pairs.iter().filter(|(flag, _)| flags.contains(*flag));
+    let top = Change {
+        set: asked.fold(0, |all, (_, attribute)| all | attribute),
+        ..Change::default()
+    };
+    let mut all = Change::default();
+    match all_read_only {
+        None => {}
+        Some(true) => all.set = libc::MOUNT_ATTR_RDONLY,
+        Some(false) => all.clear = libc::MOUNT_ATTR_RDONLY,
     }
+    change(tree, top, false)?;
+    change(tree, all, true)
 }
 
-fn set_attributes(tree: &OwnedFd, attributes: &libc::mount_attr, flags: i32) -> io::Result<()> {
+/// Attributes (`MOUNT_ATTR_*`) and a propagation (`MS_*`, 0 leaves it as it is).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Change {
+    set: u64,
+    clear: u64,
+    propagation: libc::c_ulong,
+}
+
+fn change(tree: &OwnedFd, change: Change, recursive: bool) -> io::Result<()> {
+    if change == Change::default() {
+        return Ok(());
+    }
+    let attributes = libc::mount_attr {
+        attr_set: change.set,
+        attr_clr: change.clear,
+        propagation: change.propagation,
+        userns_fd: 0,
+    };
+    let mut flags = libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
     // SAFETY: the attributes and the empty path outlive the call, and their size is given.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | flags,
-            std::ptr::from_ref(attributes),
+            flags,
+            &raw const attributes,
             size_of::<libc::mount_attr>(),
         )
     };
