@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::network::Network;
@@ -116,7 +117,9 @@ impl Containerd {
         let networks = dir.path().join("cni");
         fs::create_dir(&networks).expect("a directory");
         fs::create_dir(dir.path().join("run")).expect("a directory");
-        fs::write(networks.join("10-test.conflist"), network_list(dir.path())).expect("written");
+        let ports = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        let plugins = [bridge(dir.path()), ports];
+        fs::write(networks.join("10-test.conflist"), network_list(&plugins)).expect("written");
         let mut containerd = Self {
             dir,
             network,
@@ -169,6 +172,51 @@ impl Containerd {
         let mut process = self.process.take().expect("it runs");
         process.kill().expect("killed");
         process.wait().expect("ended");
+    }
+
+    /// Starts containerd again, whose pods have a network of these CNI plug-ins from now on.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn use_network(&mut self, plugins: &[Value]) {
+        self.kill();
+        let list = self.dir.path().join("cni/10-test.conflist");
+        fs::write(list, network_list(plugins)).expect("written");
+        self.start();
+    }
+
+    /// Starts containerd again with this at the end of its configuration, as text.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn configure(&mut self, more: &str) {
+        self.kill();
+        let file = self.dir.path().join(CONFIGURATION);
+        let configuration = fs::read_to_string(&file).expect("read") + more;
+        fs::write(file, configuration).expect("written");
+        self.start();
+    }
+
+    /// Whether one of its plug-ins works.
+    #[must_use]
+    pub fn has_plugin(&self, id: &str) -> bool {
+        let list = self.ctr(["plugins", "ls"]).ok();
+        let mut rows = list
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.any(|row| row.get(1) == Some(&id) && row.last() == Some(&"ok"))
+    }
+
+    /// The CNI plug-in of the pods' bridge.
+    #[must_use]
+    pub fn bridge(&self) -> Value {
+        bridge(self.dir.path())
+    }
+
+    /// What gives an interface addresses of these subnets, for CNI plug-ins that make one.
+    #[must_use]
+    pub fn addresses(&self, subnets: [&str; 2]) -> Value {
+        addresses(self.dir.path(), subnets)
     }
 
     /// `ctr` with these arguments.
@@ -466,27 +514,27 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt"]
     )
 }
 
-fn network_list(dir: &Path) -> String {
-    let dir = dir.display();
-    format!(
-        r#"{{
-  "cniVersion": "0.4.0",
-  "name": "test",
-  "plugins": [
-    {{
-      "type": "bridge",
-      "bridge": "pods0",
-      "isGateway": true,
-      "mtu": 1400,
-      "ipam": {{
+/// A list of CNI plug-ins as containerd reads it.
+fn network_list(plugins: &[Value]) -> String {
+    json!({"cniVersion": "0.4.0", "name": "test", "plugins": plugins}).to_string()
+}
+
+/// An address of each family, from the test's own ranges.
+fn addresses(dir: &Path, subnets: [&str; 2]) -> Value {
+    json!({
         "type": "host-local",
-        "dataDir": "{dir}/ipam",
-        "ranges": [[{{"subnet": "{PODS_V4}"}}], [{{"subnet": "{PODS_V6}"}}]],
-        "routes": [{{"dst": "0.0.0.0/0"}}, {{"dst": "::/0"}}]
-      }}
-    }},
-    {{"type": "portmap", "capabilities": {{"portMappings": true}}}}
-  ]
-}}"#
-    )
+        "dataDir": dir.join("ipam"),
+        "ranges": subnets.map(|subnet| [json!({"subnet": subnet})]),
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+    })
+}
+
+fn bridge(dir: &Path) -> Value {
+    json!({
+        "type": "bridge",
+        "bridge": "pods0",
+        "isGateway": true,
+        "mtu": 1400,
+        "ipam": addresses(dir, [PODS_V4, PODS_V6]),
+    })
 }

@@ -19,8 +19,8 @@ use std::sync::Mutex;
 use hull_agent_api::agent;
 use hull_vm::{Device, MacAddress};
 use nix::sched::{CloneFlags, setns};
-use rtnetlink::Handle;
 use rtnetlink::packet_route::tc::TcHandle;
+use rtnetlink::{Handle, LinkUnspec};
 use serde::{Deserialize, Serialize};
 
 use super::NetworkError;
@@ -41,7 +41,14 @@ pub(super) struct NamespaceNetwork {
 pub(super) struct NamespaceRecord {
     path: PathBuf,
     /// Interfaces whose frames are redirected.
-    interfaces: Vec<String>,
+    interfaces: Vec<Redirected>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Redirected {
+    name: String,
+    /// Whether it took the frames of all multicast groups before.
+    all_multicast: bool,
 }
 
 /// For `map_err` on netlink calls: `action` completes "cannot …".
@@ -69,7 +76,13 @@ impl NamespaceNetwork {
         .await?;
         let record = NamespaceRecord {
             path: path.to_owned(),
-            interfaces: taps.iter().map(|(found, _)| found.name.clone()).collect(),
+            interfaces: taps
+                .iter()
+                .map(|(found, _)| Redirected {
+                    name: found.name.clone(),
+                    all_multicast: found.all_multicast,
+                })
+                .collect(),
         };
         let devices = taps.into_iter().map(|(interface, tap)| Device::Net {
             tap,
@@ -115,11 +128,15 @@ impl NamespaceNetwork {
 impl NamespaceRecord {
     /// Takes the redirections away. A namespace that is gone, or an interface, needs nothing.
     pub(super) async fn release(&self) {
-        let names = self.interfaces.clone();
+        let interfaces = self.interfaces.clone();
         let released = inside(&self.path, |handle| async move {
-            for name in names {
-                if let Some(index) = scan::index_of(&handle, &name).await? {
+            for interface in interfaces {
+                if let Some(index) = scan::index_of(&handle, &interface.name).await? {
                     remove_redirect(&handle, index).await;
+                    if !interface.all_multicast {
+                        // It may have gone in between.
+                        let _ = take_all_multicast(&handle, index, false).await;
+                    }
                 }
             }
             Ok(())
@@ -151,10 +168,25 @@ async fn connect(handle: &Handle, interface: &Interface) -> Result<OwnedFd, Netw
     tap::bring_up(handle, index, interface.mtu)
         .await
         .map_err(cannot())?;
+    take_all_multicast(handle, interface.index, true)
+        .await
+        .map_err(cannot())?;
     for (from, to) in [(interface.index, index), (index, interface.index)] {
         redirect(handle, from, to).await.map_err(cannot())?;
     }
     Ok(tap)
+}
+
+/// The guest says to nobody here which groups it has joined, and some interfaces drop the frames of others
+/// than their own: a macvlan, a network card.
+async fn take_all_multicast(
+    handle: &Handle,
+    index: i32,
+    all: bool,
+) -> Result<(), rtnetlink::Error> {
+    let index = u32::try_from(index).unwrap_or_default();
+    let change = LinkUnspec::new_with_index(index).allmulticast(all).build();
+    handle.link().set(change).execute().await
 }
 
 async fn redirect(handle: &Handle, from: i32, to: i32) -> Result<(), rtnetlink::Error> {

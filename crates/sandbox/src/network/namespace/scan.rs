@@ -27,6 +27,8 @@ pub(super) struct Interface {
     pub(super) name: String,
     pub(super) hardware_address: [u8; 6],
     pub(super) mtu: u32,
+    /// Whether it takes the frames of all multicast groups.
+    pub(super) all_multicast: bool,
     no_arp: bool,
 }
 
@@ -145,6 +147,7 @@ fn interface(link: &LinkMessage) -> Result<Option<Interface>, NetworkError> {
         name,
         hardware_address,
         mtu,
+        all_multicast: link.header.flags.contains(LinkFlags::Allmulti),
         no_arp: link.header.flags.contains(LinkFlags::Noarp),
     }))
 }
