@@ -1,0 +1,200 @@
+//! Roots from containerd's snapshotters other than overlayfs.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use harness::Outcome;
+use harness::containerd::Containerd;
+use harness::namespaces::mounts_below;
+
+/// The files below a directory that block devices are made of.
+fn loop_devices(dir: &Path) -> Vec<String> {
+    let listed = Command::new("losetup")
+        .args(["--list", "--noheadings", "--output", "BACK-FILE"])
+        .output();
+    let listed = Outcome(listed.expect("losetup runs")).ok();
+    let dir = dir.display().to_string();
+    listed
+        .lines()
+        .map(str::to_owned)
+        .filter(|file| file.starts_with(&dir))
+        .collect()
+}
+
+/// Containers run and write into their roots, each into its own, and leave nothing.
+fn write_into_roots_of(containerd: &Containerd, snapshotter: &str) {
+    let options = ["--snapshotter", snapshotter];
+    let script =
+        "test ! -e /written && echo kept > /written && cat /written && rm /bin/vi && ls /bin/vi";
+    let mut devices = Vec::new();
+    for id in ["one", "two"] {
+        let outcome = containerd.run(&options, id, &["sh", "-c", script]);
+        let errors = outcome.stderr();
+        assert_eq!(outcome.stdout(), "kept\n", "{errors}");
+        assert!(errors.contains("No such file"), "{errors}");
+        containerd.assert_no_pods();
+        devices.push(loop_devices(containerd.dir()));
+    }
+    // There are those of the image, and the first container was made when it was unpacked.
+    assert_eq!(devices[0], devices[1]);
+}
+
+#[test]
+fn a_root_may_be_a_copy() {
+    let containerd = Containerd::new();
+    write_into_roots_of(&containerd, "native");
+}
+
+#[test]
+fn a_root_may_be_a_file_with_a_file_system() {
+    let mut containerd = Containerd::new();
+    let dir = containerd.dir().join("blockfile");
+    let scratch = containerd.dir().join("scratch");
+    let file = File::create(&scratch).expect("a file");
+    file.set_len(32 << 20).expect("a size");
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&scratch).output();
+    let _ = Outcome(made.expect("mkfs.ext4 runs")).ok();
+    containerd.configure(&format!(
+        r#"
+[plugins."io.containerd.snapshotter.v1.blockfile"]
+  root_path = "{}"
+  scratch_file = "{}"
+  fs_type = "ext4"
+"#,
+        dir.display(),
+        scratch.display()
+    ));
+    if !containerd.has_plugin("blockfile") {
+        eprintln!("this containerd has no snapshotter blockfile: nothing is tested");
+        return;
+    }
+    write_into_roots_of(&containerd, "blockfile");
+    assert_eq!(loop_devices(containerd.dir()), [""; 0]);
+    assert_eq!(mounts_below(&dir).len(), 0);
+}
+
+/// Whether this machine's `mkfs.erofs` makes a file system of an archive, which containerd asks for; Debian
+/// 12's is too old.
+fn reads_archives() -> bool {
+    let help = Command::new("mkfs.erofs").arg("--help").output();
+    help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--tar"))
+}
+
+#[tokio::test]
+async fn a_root_may_be_of_layers_that_are_file_systems_in_files() {
+    let mut containerd = Containerd::new();
+    let dir = containerd.dir().join("erofs");
+    containerd.configure(&format!(
+        r#"
+[plugins."io.containerd.snapshotter.v1.erofs"]
+  root_path = "{}"
+[plugins."io.containerd.service.v1.diff-service"]
+  default = ["erofs", "walking"]
+"#,
+        dir.display()
+    ));
+    if !reads_archives() || !containerd.has_plugin("erofs") {
+        eprintln!("no snapshotter erofs, or a mkfs.erofs before 1.7: nothing is tested");
+        return;
+    }
+    write_into_roots_of(&containerd, "erofs");
+}
+
+/// What a command prints that has to succeed.
+fn printed(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    Outcome(output.unwrap_or_else(|error| panic!("{program}: {error}"))).ok()
+}
+
+/// A pool of thin volumes in files, and whatever is made of it. Gone when dropped.
+struct ThinPool {
+    name: String,
+    devices: Vec<String>,
+}
+
+impl ThinPool {
+    /// `None` where the kernel has no such pools.
+    fn new(dir: &Path) -> Option<Self> {
+        const SECTOR: u64 = 512;
+        const DATA: u64 = 1 << 30;
+        // Where there is no such module, it may be part of the kernel.
+        let _ = Command::new("modprobe")
+            .args(["-q", "dm_thin_pool"])
+            .output();
+        let targets = Command::new("dmsetup").arg("targets").output().ok()?;
+        if !String::from_utf8_lossy(&targets.stdout).contains("thin-pool") {
+            return None;
+        }
+        let mut pool = Self {
+            name: format!("hull-{}", std::process::id()),
+            devices: Vec::new(),
+        };
+        for (name, size) in [("metadata", 16 << 20), ("data", DATA)] {
+            let path = dir.join(name);
+            let file = File::create(&path).expect("a file");
+            file.set_len(size).expect("a size");
+            let path = path.display().to_string();
+            let device = printed("losetup", &["--find", "--show", &path]);
+            pool.devices.push(device.trim().to_owned());
+        }
+        let (sectors, devices) = (DATA / SECTOR, pool.devices.join(" "));
+        let table = format!("0 {sectors} thin-pool {devices} 128 32768 1 skip_block_zeroing");
+        let _ = printed("dmsetup", &["create", &pool.name, "--table", &table]);
+        Some(pool)
+    }
+
+    /// The volumes that are active.
+    fn volumes(&self) -> Vec<String> {
+        let listed = printed("dmsetup", &["ls"]);
+        let names = listed
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        let prefix = format!("{}-", self.name);
+        names
+            .filter(|name| name.starts_with(&prefix))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl Drop for ThinPool {
+    fn drop(&mut self) {
+        let volumes = self.volumes().into_iter().chain([self.name.clone()]);
+        for name in volumes {
+            let _ = Command::new("dmsetup")
+                .args(["remove", "--force", &name])
+                .output();
+        }
+        for device in &self.devices {
+            let _ = Command::new("losetup").args(["--detach", device]).output();
+        }
+    }
+}
+
+#[test]
+fn a_root_may_be_a_thin_volume() {
+    let mut containerd = Containerd::new();
+    let Some(pool) = ThinPool::new(containerd.dir()) else {
+        eprintln!("this kernel has no thin pools of the device mapper: nothing is tested");
+        return;
+    };
+    containerd.configure(&format!(
+        r#"
+[plugins."io.containerd.snapshotter.v1.devmapper"]
+  root_path = "{}"
+  pool_name = "{}"
+  base_image_size = "64MB"
+  fs_type = "ext4"
+"#,
+        containerd.dir().join("devmapper").display(),
+        pool.name
+    ));
+    assert!(containerd.has_plugin("devmapper"), "{}", containerd.log());
+    write_into_roots_of(&containerd, "devmapper");
+    let layers = pool.volumes();
+    write_into_roots_of(&containerd, "devmapper");
+    // None is of a container.
+    assert_eq!(pool.volumes(), layers);
+    drop(containerd);
+}
