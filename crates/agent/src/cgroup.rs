@@ -11,7 +11,7 @@ mod devices;
 mod limits;
 mod stats;
 
-pub(crate) use stats::{OomCounter, metrics};
+pub(crate) use stats::{OomCounter, guest_metrics, metrics};
 
 /// Where the guest's hierarchy is.
 pub(crate) const MOUNT_POINT: &str = "/sys/fs/cgroup";

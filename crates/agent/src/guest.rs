@@ -92,7 +92,7 @@ pub(crate) fn info() -> GuestInfoResponse {
 }
 
 /// A line such as "MemTotal:  1024 kB", in bytes; 0 when it is not there.
-fn kilobytes(text: &str, name: &str) -> u64 {
+pub(crate) fn kilobytes(text: &str, name: &str) -> u64 {
     let value = text.lines().find_map(|line| line.strip_prefix(name));
     let number = value.and_then(|value| value.trim().strip_suffix("kB")?.trim().parse().ok());
     number.unwrap_or(0_u64).saturating_mul(1024)

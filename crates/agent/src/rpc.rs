@@ -141,6 +141,17 @@ impl Agent for Service {
         Ok(response)
     }
 
+    async fn guest_stats(
+        &self,
+        _context: &TtrpcContext,
+        _request: api::Empty,
+    ) -> Reply<api::ContainerStatsResponse> {
+        let mut response = api::ContainerStatsResponse::new();
+        response.metrics = cgroup::guest_metrics().map_err(AgentError::from)?;
+        response.interfaces = guest::interfaces();
+        Ok(response)
+    }
+
     async fn list_processes(
         &self,
         _context: &TtrpcContext,

@@ -30,7 +30,7 @@ use ttrpc::r#async::TtrpcContext;
 
 pub use crate::order::PendingPod;
 use crate::rpc_status::{invalid, rpc_error};
-use crate::service::{Stage, timestamp, up};
+use crate::service::{Stage, answer, metrics, timestamp, up};
 
 pub use files::directory as files_directory;
 
@@ -244,11 +244,17 @@ impl Sandbox for SandboxService {
     async fn sandbox_metrics(
         &self,
         _: &TtrpcContext,
-        _: SandboxMetricsRequest,
+        request: SandboxMetricsRequest,
     ) -> Rpc<SandboxMetricsResponse> {
-        // containerd counts a pod by its containers and its control group; nobody calls this.
-        Err(rpc_error(&SandboxError::Unsupported(
-            "figures of a sandbox beside those of its containers",
-        )))
+        self.check_id(&request.sandbox_id)?;
+        let (pod, _) = self.sandbox().await?;
+        let stats = answer(&pod, pod.stats(&request.sandbox_id).await).await?;
+        let mut response = SandboxMetricsResponse::default();
+        // Its type has no public name.
+        let metric = response.metrics.mut_or_insert_default();
+        metric.timestamp = timestamp(now_ns());
+        metric.id = request.sandbox_id;
+        metric.data = MessageField::some(metrics(stats.metrics));
+        Ok(response)
     }
 }

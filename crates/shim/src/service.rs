@@ -68,9 +68,6 @@ pub struct TaskService {
 
 type Rpc<T> = ttrpc::Result<T>;
 
-/// The `Any` of containerd's cgroup v2 figures.
-const METRICS_TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
-
 impl TaskService {
     /// Serves the pod that `stage` tells of; `shutdown` is notified when a client asks for the end.
     /// `placeholder` is the container that stands for the pod, if there is one; `pod_files` are those of
@@ -114,6 +111,15 @@ pub(crate) async fn up(stage: &watch::Receiver<Stage>) -> Rpc<Arc<Pod>> {
     }
 }
 
+/// containerd's cgroup v2 figures, from the encoded message.
+pub(crate) fn metrics(encoded: Vec<u8>) -> Any {
+    Any {
+        type_url: "io.containerd.cgroups.v2.Metrics".to_owned(),
+        value: encoded,
+        ..Default::default()
+    }
+}
+
 /// From nanoseconds since the epoch.
 pub(crate) fn timestamp(at_ns: i64) -> MessageField<Timestamp> {
     MessageField::some(Timestamp {
@@ -144,7 +150,7 @@ async fn to_its_end<T: Send + 'static>(
 }
 
 /// The answer to a call that needed the guest: that the machine has ended, if it has.
-async fn answer<T>(pod: &Pod, outcome: Result<T, SandboxError>) -> Rpc<T> {
+pub(crate) async fn answer<T>(pod: &Pod, outcome: Result<T, SandboxError>) -> Rpc<T> {
     pod.explain(outcome).await.map_err(|e| rpc_error(&e))
 }
 
@@ -388,11 +394,7 @@ impl Task for TaskService {
         let pod = self.pod().await?;
         let stats = answer(&pod, pod.stats(&request.id).await).await?;
         Ok(StatsResponse {
-            stats: MessageField::some(Any {
-                type_url: METRICS_TYPE_URL.to_owned(),
-                value: stats.metrics,
-                ..Default::default()
-            }),
+            stats: MessageField::some(metrics(stats.metrics)),
             ..Default::default()
         })
     }

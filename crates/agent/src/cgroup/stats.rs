@@ -8,7 +8,8 @@ use std::path::Path;
 
 use protobuf::CodedOutputStream;
 
-use super::{Cgroup, CgroupError, read};
+use super::{Cgroup, CgroupError, MOUNT_POINT, PARENT, read};
+use crate::guest::kilobytes;
 
 /// Fields of `CPUStat` and the lines of `cpu.stat` that they come from.
 const CPU: [(u32, &str); 8] = [
@@ -80,12 +81,72 @@ const MEMORY_EVENTS: [(u32, &str); 6] = [
 /// Fields of `IOEntry` and the keys of a line of `io.stat`.
 const IO: [(u32, &str); 4] = [(3, "rbytes"), (4, "wbytes"), (5, "rios"), (6, "wios")];
 
+/// Where figures are read.
+#[derive(Debug)]
+enum Source<'a> {
+    Cgroup(&'a Path),
+    /// The hierarchy's root, and the parent of all containers for what a root does not count.
+    Guest {
+        root: &'a Path,
+        containers: &'a Path,
+        meminfo: &'a str,
+    },
+}
+
+impl Source<'_> {
+    /// What a file says. A controller that this kernel lacks has none, and its part of the message is
+    /// empty.
+    fn text(&self, file: &str) -> String {
+        match *self {
+            Self::Cgroup(path) => fs::read_to_string(path.join(file)).unwrap_or_default(),
+            Self::Guest {
+                root,
+                containers,
+                meminfo,
+            } => match file {
+                "memory.current" => used(meminfo).to_string(),
+                "memory.max" => kilobytes(meminfo, "MemTotal:").to_string(),
+                _ => fs::read_to_string(root.join(file))
+                    .or_else(|_| fs::read_to_string(containers.join(file)))
+                    .unwrap_or_default(),
+            },
+        }
+    }
+
+    /// Where the files of huge pages are.
+    fn hugepages(&self) -> &Path {
+        match self {
+            Self::Cgroup(path) => path,
+            Self::Guest { containers, .. } => containers,
+        }
+    }
+}
+
+/// Bytes of the guest's memory that hold anything, the page cache included, as a cgroup counts.
+fn used(meminfo: &str) -> u64 {
+    kilobytes(meminfo, "MemTotal:").saturating_sub(kilobytes(meminfo, "MemFree:"))
+}
+
 /// The encoded message.
 pub(crate) fn metrics(cgroup: &Cgroup) -> Result<Vec<u8>, CgroupError> {
-    let path = &cgroup.path;
-    // A controller that this kernel lacks has no files, and its part of the message is empty.
-    let text = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
-    let cpu = read(&path.join("cpu.stat"))?;
+    encoded(&Source::Cgroup(&cgroup.path))
+}
+
+/// The same for all that runs in the guest.
+pub(crate) fn guest_metrics() -> Result<Vec<u8>, CgroupError> {
+    let root = Path::new(MOUNT_POINT);
+    encoded(&Source::Guest {
+        root,
+        containers: &root.join(PARENT),
+        meminfo: &read(Path::new("/proc/meminfo"))?,
+    })
+}
+
+fn encoded(source: &Source<'_>) -> Result<Vec<u8>, CgroupError> {
+    let text = |file: &str| source.text(file);
+    let cpu = match source {
+        Source::Cgroup(path) | Source::Guest { root: path, .. } => read(&path.join("cpu.stat"))?,
+    };
     let bytes = encode(&[
         (
             1,
@@ -95,7 +156,7 @@ pub(crate) fn metrics(cgroup: &Cgroup) -> Result<Vec<u8>, CgroupError> {
             2,
             concat(lines(&cpu, &CPU), pressure(7, &text("cpu.pressure"))),
         ),
-        (4, memory(path, &text("memory.pressure"))),
+        (4, memory(source)),
         (5, rdma(&text("rdma.current"), &text("rdma.max"))),
         (
             6,
@@ -106,17 +167,16 @@ pub(crate) fn metrics(cgroup: &Cgroup) -> Result<Vec<u8>, CgroupError> {
         ),
         (8, lines(&text("memory.events"), &MEMORY_EVENTS)),
     ]);
-    Ok(concat(bytes, hugepages(path)))
+    Ok(concat(bytes, hugepages(source.hugepages())))
 }
 
-fn memory(path: &Path, pressure_text: &str) -> Vec<u8> {
-    let text = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
+fn memory(source: &Source<'_>) -> Vec<u8> {
     let files: Vec<_> = MEMORY_FILES
         .iter()
-        .map(|&(field, file)| (field, text(file)))
+        .map(|&(field, file)| (field, source.text(file)))
         .collect();
-    let stat = concat(lines(&text("memory.stat"), &MEMORY), numbers(&files));
-    concat(stat, pressure(38, pressure_text))
+    let stat = concat(lines(&source.text("memory.stat"), &MEMORY), numbers(&files));
+    concat(stat, pressure(38, &source.text("memory.pressure")))
 }
 
 /// The number on the line that starts with `name`.
@@ -414,6 +474,29 @@ mod tests {
             (2_097_152, b"2MB".to_vec())
         );
         assert_eq!(value(&sub(&bytes, 8), 5), 2);
+    }
+
+    #[test]
+    fn the_guests_figures_are_its_roots_and_else_its_containers() {
+        let dir = tempfile::tempdir().unwrap();
+        let containers = dir.path().join("containers");
+        fs::create_dir(&containers).unwrap();
+        fs::write(dir.path().join("cpu.stat"), "usage_usec 120\n").unwrap();
+        fs::write(dir.path().join("memory.stat"), "anon 4096\n").unwrap();
+        fs::write(containers.join("memory.stat"), "anon 1\n").unwrap();
+        fs::write(containers.join("memory.current"), "2\n").unwrap();
+        fs::write(containers.join("pids.current"), "3\n").unwrap();
+        let bytes = encoded(&Source::Guest {
+            root: dir.path(),
+            containers: &containers,
+            meminfo: "MemTotal:  8 kB\nMemFree:  5 kB\n",
+        })
+        .unwrap();
+        assert_eq!(value(&sub(&bytes, 1), 1), 3);
+        assert_eq!(value(&sub(&bytes, 2), 1), 120);
+        let memory = sub(&bytes, 4);
+        let [anon, used, total] = [1, 32, 33].map(|field| value(&memory, field));
+        assert_eq!((anon, used, total), (4096, 3 << 10, 8 << 10));
     }
 
     #[test]
