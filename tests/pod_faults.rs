@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::mem::ManuallyDrop;
+use std::path::Path;
+use std::process::Command;
 
 use harness::containerd::Containerd;
 use harness::cri::Cri;
 use harness::disk::SmallDisk;
 use k8s_cri::v1::{ContainerConfig, ContainerState, LinuxContainerResources, PodSandboxConfig};
+use tempfile::TempDir;
 use tonic::Status;
 
 /// Lets a container do what root may, its system calls not filtered.
@@ -116,6 +119,63 @@ async fn a_full_disk_is_said_and_keeps_no_pod_from_ending() {
         cri.exec(&stays_container, &["echo", "in"]).await.ok(),
         "in\n"
     );
+    let fits = cri.run_pod("fits").await;
+    let id = cri.run(&fits, "c", &["sleep", "10000"]).await;
+    assert_eq!(cri.exec(&id, &["echo", "in"]).await.ok(), "in\n");
+    cri.remove_pod(&fits).await;
+    cri.remove_pod(&stays).await;
+    containerd.assert_no_pods();
+}
+
+/// Copies all that is in a directory into another one.
+fn copy(from: &Path, to: &Path) {
+    let mut copy = Command::new("cp");
+    let copied = copy.arg("-a").arg(from.join(".")).arg(to).status();
+    assert!(copied.expect("cp runs").success());
+}
+
+#[tokio::test]
+async fn a_full_disk_of_containerds_own_keeps_no_pod_from_ending() {
+    let mut containerd = Containerd::new();
+    containerd.kill();
+    // With its database, images and roots of containers, besides what is in `/run`.
+    let dir = containerd.dir().to_owned();
+    let aside = TempDir::new().expect("a directory");
+    copy(&dir, aside.path());
+    let disk = ManuallyDrop::new(SmallDisk::mount(&dir, "64m"));
+    copy(aside.path(), &dir);
+    containerd.start();
+    let mut cri = Cri::connect(&containerd).await;
+    let stays = cri.run_pod("stays").await;
+    let stays_container = cri.run(&stays, "c", &["sleep", "10000"]).await;
+    let goes = cri.run_pod("goes").await;
+    let one = cri.run(&goes, "one", &["sleep", "10000"]).await;
+    let two = cri.run(&goes, "two", &["sleep", "10000"]).await;
+    let waits = Cri::container_config("waits", &["sleep", "10000"]);
+    let waits = cri.create(&goes, waits).await.expect("it is made");
+
+    disk.fill(0);
+    let config = cri.pod_config("too-much");
+    assert_no_space(cri.try_run_pod(config).await);
+    let config = Cri::container_config("too-much", &["true"]);
+    assert_no_space(cri.create(&goes, config).await);
+    assert_no_space(cri.try_start(&waits).await);
+    assert_no_space(cri.try_exec(&one, &["true"], 0).await);
+    for id in [&stays_container, &one, &two] {
+        let status = cri.status(id).await;
+        assert_eq!(status.state(), ContainerState::ContainerRunning);
+    }
+    cri.stop(&one, 0).await;
+    assert_eq!(cri.status(&one).await.exit_code, 137);
+    cri.remove_pod(&goes).await;
+    let left: Vec<_> = fs::read_dir(containerd.hull_root().join("run"))
+        .expect("a directory")
+        .collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+
+    disk.free();
+    let executed = cri.exec(&stays_container, &["echo", "in"]).await;
+    assert_eq!(executed.ok(), "in\n");
     let fits = cri.run_pod("fits").await;
     let id = cri.run(&fits, "c", &["sleep", "10000"]).await;
     assert_eq!(cri.exec(&id, &["echo", "in"]).await.ok(), "in\n");
