@@ -146,7 +146,12 @@ impl Containerd {
         let mut path = own.parent().expect("a directory").as_os_str().to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        let process = Command::new(program_of_containerd("containerd"))
+        let mut containerd = Command::new(program_of_containerd("containerd"));
+        if !Path::new("/run/udev/control").exists() {
+            // dmsetup waits for udev to make the files of devices, unless it is told to make them.
+            containerd.env("DM_DISABLE_UDEV", "1");
+        }
+        let process = containerd
             .arg("--config")
             .arg(self.dir.path().join(CONFIGURATION))
             .env("PATH", path)
