@@ -1,12 +1,17 @@
 //! Roots from containerd's snapshotters other than overlayfs.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use harness::Outcome;
-use harness::containerd::Containerd;
+use harness::containerd::{CONFIGURATION, Containerd, RUNTIME};
+use harness::cri::Cri;
+use harness::layout::{Entry, TestImage, archive};
 use harness::namespaces::mounts_below;
+use k8s_cri::v1::{ImageSpec, ImageStatusRequest};
+use tempfile::TempDir;
 
 /// The files below a directory that block devices are made of.
 fn loop_devices(dir: &Path) -> Vec<String> {
@@ -81,10 +86,8 @@ fn reads_archives() -> bool {
     help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--tar"))
 }
 
-#[tokio::test]
-async fn a_root_may_be_of_layers_that_are_file_systems_in_files() {
-    let mut containerd = Containerd::new();
-    let dir = containerd.dir().join("erofs");
+/// Has containerd mount layers from files. False where it cannot.
+fn use_erofs(containerd: &mut Containerd) -> bool {
     containerd.configure(&format!(
         r#"
 [plugins."io.containerd.snapshotter.v1.erofs"]
@@ -92,13 +95,72 @@ async fn a_root_may_be_of_layers_that_are_file_systems_in_files() {
 [plugins."io.containerd.service.v1.diff-service"]
   default = ["erofs", "walking"]
 "#,
-        dir.display()
+        containerd.dir().join("erofs").display()
     ));
-    if !reads_archives() || !containerd.has_plugin("erofs") {
+    let can = reads_archives() && containerd.has_plugin("erofs");
+    if !can {
         eprintln!("no snapshotter erofs, or a mkfs.erofs before 1.7: nothing is tested");
+    }
+    can
+}
+
+#[test]
+fn a_root_may_be_of_layers_that_are_file_systems_in_files() {
+    let mut containerd = Containerd::new();
+    if use_erofs(&mut containerd) {
+        write_into_roots_of(&containerd, "erofs");
+    }
+}
+
+/// Waits until the CRI knows an image, which it hears of from containerd.
+async fn wait_for_image(cri: &mut Cri, name: &str) {
+    let request = ImageStatusRequest {
+        image: Some(ImageSpec {
+            image: name.to_owned(),
+            ..Default::default()
+        }),
+        verbose: false,
+    };
+    loop {
+        let answer = cri.images().image_status(request.clone()).await;
+        if answer.expect("a status").into_inner().image.is_some() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_layer_may_be_mounted_while_its_pod_runs() {
+    const IMAGE: &str = "localhost/later:1";
+    let mut containerd = Containerd::new();
+    let file = containerd.dir().join(CONFIGURATION);
+    let configuration = fs::read_to_string(&file).expect("read");
+    let runtime = format!("runtime_type = \"{RUNTIME}\"");
+    let with_snapshotter = format!("{runtime}\n  snapshotter = \"erofs\"");
+    fs::write(&file, configuration.replace(&runtime, &with_snapshotter)).expect("written");
+    if !use_erofs(&mut containerd) {
         return;
     }
-    write_into_roots_of(&containerd, "erofs");
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("early").await;
+    let program = fs::read("/bin/busybox").expect("read");
+    let layer = archive(&[
+        Entry::Directory("bin"),
+        Entry::File("bin/busybox", &program),
+        Entry::File("later", b"mounted\n"),
+    ]);
+    let layout = TempDir::new().expect("a directory");
+    let image = TestImage::new(layer).write(layout.path());
+    containerd.import("k8s.io", &image, IMAGE);
+    wait_for_image(&mut cri, IMAGE).await;
+    let mut config = Cri::container_config("c", &["/bin/busybox", "sleep", "1000"]);
+    config.image.as_mut().expect("an image").image = IMAGE.to_owned();
+    let id = cri.start(&pod, config).await;
+    let read = cri.exec(&id, &["/bin/busybox", "cat", "/later"]).await;
+    assert_eq!(read.ok(), "mounted\n");
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
 }
 
 /// What a command prints that has to succeed.
@@ -196,9 +258,21 @@ fn a_root_may_be_a_thin_volume() {
     ));
     assert!(containerd.has_plugin("devmapper"), "{}", containerd.log());
     write_into_roots_of(&containerd, "devmapper");
-    let layers = pool.volumes();
-    write_into_roots_of(&containerd, "devmapper");
-    // None is of a container.
-    assert_eq!(pool.volumes(), layers);
+    // containerd removes those of containers when it has the time.
+    for volume in pool.volumes() {
+        let columns = [
+            "info",
+            "--columns",
+            "--noheadings",
+            "--options",
+            "open",
+            &volume,
+        ];
+        assert_eq!(
+            printed("dmsetup", &columns).trim(),
+            "0",
+            "{volume} is in use"
+        );
+    }
     drop(containerd);
 }

@@ -264,7 +264,11 @@ impl Containerd {
         pid.unwrap_or_else(|| panic!("no task {id}:\n{list}"))
     }
 
-    fn import(&self, namespace: &str, image: &str, name: &str) {
+    /// Gives it an image, in skopeo's terms, by a name.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn import(&self, namespace: &str, image: &str, name: &str) {
         let archive = self.dir.path().join("image.tar");
         let copied = Command::new("skopeo")
             .args(["copy", "--quiet", image])

@@ -5,8 +5,8 @@
 //! of this process's descriptors. Nothing in a path can then mean anything to the kernel, either.
 
 use std::borrow::Cow;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
@@ -14,6 +14,7 @@ use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
+use super::{origin, tree};
 use crate::error::SandboxError;
 
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -40,31 +41,58 @@ fn quote(path: &Path) -> String {
 /// Mounts an overlay. `options` are the file system's own.
 pub(super) fn mount(target: &Path, flags: MsFlags, options: &[&str]) -> Result<(), SandboxError> {
     let cannot = || SandboxError::host(format!("mount an overlay on {}", target.display()));
-    let absolute = std::path::absolute(target).map_err(cannot())?;
+    let target = std::path::absolute(target).map_err(cannot())?;
+    let here = identities(options);
+    if origin::there(|| Ok(identities(options))).map_err(cannot())? == here {
+        return std::thread::scope(|scope| {
+            let mounting = std::thread::Builder::new().spawn_scoped(scope, || {
+                // Of this thread alone: the process stays where it is.
+                unshare(CloneFlags::CLONE_FS).map_err(|errno| cannot()(errno.into()))?;
+                mount_here(&target, flags, options)
+            });
+            let mounted = mounting.map_err(cannot())?.join();
+            mounted.expect("mounting does not panic")
+        });
+    }
+    // A layer is a mount that this namespace has not heard of. The kernel takes directories of the caller's
+    // namespace only, so it is done in a copy of the engine's, which ends with the thread.
+    let mounted = origin::there(|| {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&str>;
+        nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        Ok(mount_here(&target, flags, options)
+            .and_then(|()| tree::clone(&target, false).map_err(cannot())))
+    });
+    let tree = mounted.map_err(cannot())??;
+    tree::attach(&tree, &target).map_err(cannot())
+}
+
+/// Mounts an overlay in this thread's namespace, and changes its working directory.
+fn mount_here(target: &Path, flags: MsFlags, options: &[&str]) -> Result<(), SandboxError> {
     let mut opened = Vec::new();
     let data: Vec<_> = options
         .iter()
         .map(|option| by_descriptor(option, &mut opened))
         .collect::<Result<_, _>>()?;
     let data = data.join(",");
-    let mount_here = || -> io::Result<()> {
-        // Of this thread alone: the process stays where it is.
-        unshare(CloneFlags::CLONE_FS)?;
-        nix::unistd::chdir(DESCRIPTORS)?;
-        let kind = Some("overlay");
-        Ok(nix::mount::mount(
-            kind,
-            &absolute,
-            kind,
-            flags,
-            Some(data.as_str()),
-        )?)
-    };
-    std::thread::scope(|scope| {
-        let mounted = std::thread::Builder::new().spawn_scoped(scope, mount_here)?;
-        mounted.join().expect("mounting does not panic")
-    })
-    .map_err(cannot())
+    let kind = Some("overlay");
+    nix::unistd::chdir(DESCRIPTORS)
+        .and_then(|()| nix::mount::mount(kind, target, kind, flags, Some(data.as_str())))
+        .map_err(|errno| {
+            let action = format!("mount an overlay on {}", target.display());
+            SandboxError::host(action)(errno.into())
+        })
+}
+
+/// What the directories of the options are in this thread's namespace: device and inode.
+fn identities(options: &[&str]) -> Vec<Option<(u64, u64)>> {
+    let directories = options.iter().filter_map(|option| directories(option));
+    let metadata = directories
+        .flat_map(|(_, paths)| paths)
+        .map(std::fs::metadata);
+    metadata
+        .map(|metadata| metadata.ok().map(|found| (found.dev(), found.ino())))
+        .collect()
 }
 
 /// Opens the directories that an option names, and names them by their descriptors in an option of the
@@ -73,10 +101,8 @@ fn by_descriptor<'a>(
     option: &'a str,
     opened: &mut Vec<OwnedFd>,
 ) -> Result<Cow<'a, str>, SandboxError> {
-    let (name, paths) = match option.split_once('=') {
-        Some((name @ "lowerdir", list)) => (name, paths(list, true)),
-        Some((name @ ("upperdir" | "workdir"), path)) => (name, paths(path, false)),
-        Some(_) | None => return Ok(option.into()),
+    let Some((name, paths)) = directories(option) else {
+        return Ok(option.into());
     };
     let mut descriptors = Vec::new();
     for path in paths {
@@ -93,6 +119,15 @@ fn by_descriptor<'a>(
         opened.push(directory);
     }
     Ok(format!("{name}={}", descriptors.join(":")).into())
+}
+
+/// The option's name, and the directories that it names.
+fn directories(option: &str) -> Option<(&str, Vec<String>)> {
+    match option.split_once('=')? {
+        (name @ "lowerdir", list) => Some((name, paths(list, true))),
+        (name @ ("upperdir" | "workdir"), path) => Some((name, paths(path, false))),
+        _ => None,
+    }
 }
 
 /// The paths in an option's value: a list with colons between, or one in which a colon has no meaning. A
