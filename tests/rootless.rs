@@ -158,6 +158,25 @@ fn a_user_runs_a_container() {
 }
 
 #[test]
+fn a_volume_on_a_restricted_file_system_is_read_only_when_asked_for() {
+    own_mounts();
+    let user = User::new();
+    let volume = user.make("volume");
+    // A user cannot take these away.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), &volume, Some("tmpfs"), flags, None::<&str>).expect("tmpfs");
+    chown(&volume, Some(UID), Some(UID)).expect("given away");
+    for (access, expected) in [("ro", "Read-only"), ("rw", "written")] {
+        let bind = format!("{}:/v:{access}", volume.display());
+        let options = ["--rm", NO_NETWORK[0], NO_NETWORK[1], "-v", &bind];
+        let script = "( echo > /v/file ) 2> /said && echo written || grep -o Read-only /said";
+        let said = user.run(&options, script).ok();
+        assert_eq!(said.trim(), expected, "{access}");
+    }
+    user.assert_nothing_left();
+}
+
+#[test]
 fn files_have_owners_where_the_user_has_ids_for_them() {
     own_mounts();
     let user = User::new().with_ranges();
