@@ -11,7 +11,7 @@ use crate::cgroup;
 use crate::container::terminal_size;
 use crate::error::AgentError;
 use crate::sandbox::Sandbox;
-use crate::{forward, guest, net, spec};
+use crate::{forward, guest, spec};
 
 /// Serves [`Agent`].
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Agent for Service {
         _context: &TtrpcContext,
         request: api::Network,
     ) -> Reply<api::Empty> {
-        net::configure(&request)?;
+        self.sandbox.configure_network(&request)?;
         empty()
     }
 

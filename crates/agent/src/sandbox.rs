@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hull_agent_api::agent::{ConfigureSandboxRequest, CreateContainerRequest, ExecProcessRequest};
+use hull_agent_api::agent::{
+    ConfigureSandboxRequest, CreateContainerRequest, ExecProcessRequest, Network,
+};
 use nix::sys::reboot::{RebootMode, reboot};
 
 use crate::cgroup::{Cgroup, OomCounter};
@@ -34,6 +36,7 @@ pub(crate) struct Sandbox {
     shared: tokio::sync::Mutex<Shared>,
     disks: HostDisks,
     added_memory: Arc<Mutex<AddedMemory>>,
+    network: Mutex<net::Configured>,
 }
 
 /// A container, or the place of one that is being made or removed.
@@ -62,7 +65,17 @@ impl Sandbox {
             shared: tokio::sync::Mutex::default(),
             disks: HostDisks::default(),
             added_memory: Arc::default(),
+            network: Mutex::default(),
         }
+    }
+
+    /// Changes what differs from what the host has said of the network before.
+    pub(crate) fn configure_network(&self, network: &Network) -> Result<(), AgentError> {
+        let configured = self.network.lock();
+        // Nothing panics while it is held.
+        configured
+            .unwrap_or_else(PoisonError::into_inner)
+            .bring_to(network)
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
@@ -98,7 +111,7 @@ impl Sandbox {
             guest::set_sysctl(name, value)?;
         }
         if let Some(network) = request.network.as_ref() {
-            net::configure(network)?;
+            self.configure_network(network)?;
         }
         shared.mount_points = storage::mount_all(&request.storages).await?;
         shared.configured = true;

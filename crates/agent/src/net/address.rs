@@ -70,14 +70,6 @@ impl Prefix {
         octets(self.address)
     }
 
-    /// Made by the kernel for each interface with IPv6.
-    pub(super) fn is_link_local(&self) -> bool {
-        match self.address {
-            IpAddr::V4(_) => false,
-            IpAddr::V6(address) => address.is_unicast_link_local(),
-        }
-    }
-
     /// The network alone, without the host's part.
     pub(super) fn network(&self) -> Self {
         let address = match self.address {
@@ -149,11 +141,5 @@ mod tests {
             Prefix::parse("fd00::1/0").unwrap().network(),
             Prefix::default_of(true)
         );
-    }
-
-    #[test]
-    fn link_local_addresses_are_known() {
-        assert!(Prefix::parse("fe80::1/64").unwrap().is_link_local());
-        assert!(!Prefix::parse("fd00::1/64").unwrap().is_link_local());
     }
 }

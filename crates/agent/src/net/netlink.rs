@@ -15,6 +15,7 @@ const ACKNOWLEDGE: u16 = 4;
 const DUMP: u16 = 0x300;
 pub(super) const REPLACE: u16 = 0x100;
 pub(super) const CREATE: u16 = 0x400;
+pub(super) const APPEND: u16 = 0x800;
 
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -24,20 +25,17 @@ const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
 const REMOVE_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
-const NEW_ROUTE: u16 = 24;
-const REMOVE_ROUTE: u16 = 25;
-const GET_ROUTE: u16 = 26;
 
 /// Sizes of the headers before the attributes.
 const MESSAGE_HEADER: usize = 16;
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
-const ROUTE_HEADER: usize = 12;
 
 /// Attributes of a link.
-const HARDWARE: u16 = 1;
+pub(super) const HARDWARE: u16 = 1;
 pub(super) const NAME: u16 = 3;
 pub(super) const MTU: u16 = 4;
+const PERMANENT_HARDWARE: u16 = 54;
 
 /// Attributes of an address.
 const ADDRESS: u16 = 1;
@@ -115,16 +113,11 @@ pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) hardware_address: Vec<u8>,
-}
-
-/// A route as the kernel has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OldRoute {
-    pub(super) destination: Prefix,
-    pub(super) table: u8,
-    pub(super) protocol: u8,
-    /// The message that describes it, which also removes it.
-    body: Vec<u8>,
+    /// The hardware address that its device was made with; the present one of a device that is none of hardware.
+    pub(super) device: Vec<u8>,
+    pub(super) mtu: u32,
+    pub(super) up: bool,
+    pub(super) no_arp: bool,
 }
 
 /// What an interface is to be.
@@ -266,24 +259,6 @@ impl Netlink {
     pub(super) fn remove_address(&mut self, index: u32, prefix: &Prefix) -> io::Result<()> {
         self.call(address_request(REMOVE_ADDRESS, 0, index, prefix))
     }
-
-    pub(super) fn routes(&mut self) -> io::Result<Vec<OldRoute>> {
-        let mut request = Request::new(GET_ROUTE, DUMP);
-        request.bytes(&[0; ROUTE_HEADER]);
-        let mut routes = Vec::new();
-        self.exchange(request, |kind, body| {
-            if kind == NEW_ROUTE {
-                routes.extend(parse_route(body));
-            }
-        })?;
-        Ok(routes)
-    }
-
-    pub(super) fn remove_route(&mut self, route: &OldRoute) -> io::Result<()> {
-        let mut request = Request::new(REMOVE_ROUTE, 0);
-        request.bytes(&route.body);
-        self.call(request)
-    }
 }
 
 fn address_request(kind: u16, flags: u16, index: u32, prefix: &Prefix) -> Request {
@@ -348,10 +323,17 @@ fn parse_link(body: &[u8]) -> Option<Link> {
     let attributes = body.get(LINK_HEADER..)?;
     let name = attribute(attributes, NAME)?;
     let name = name.strip_suffix(&[0]).unwrap_or(name);
+    let flags = u32_at(body, 8)?;
+    let hardware_address = attribute(attributes, HARDWARE).unwrap_or(&[]);
+    let device = attribute(attributes, PERMANENT_HARDWARE).unwrap_or(hardware_address);
     Some(Link {
         index: u32_at(body, 4)?,
         name: String::from_utf8_lossy(name).into_owned(),
-        hardware_address: attribute(attributes, HARDWARE).unwrap_or(&[]).to_vec(),
+        hardware_address: hardware_address.to_vec(),
+        device: device.to_vec(),
+        mtu: attribute(attributes, MTU).and_then(|mtu| u32_at(mtu, 0))?,
+        up: flags & FLAG_UP != 0,
+        no_arp: flags & FLAG_NO_ARP != 0,
     })
 }
 
@@ -362,17 +344,6 @@ fn parse_address(body: &[u8]) -> Option<(u32, Prefix)> {
     let octets = attribute(attributes, LOCAL).or_else(|| attribute(attributes, ADDRESS));
     let prefix = Prefix::from_octets(*body.first()?, octets, *body.get(1)?)?;
     Some((u32_at(body, 4)?, prefix))
-}
-
-fn parse_route(body: &[u8]) -> Option<OldRoute> {
-    let attributes = body.get(ROUTE_HEADER..)?;
-    let octets = attribute(attributes, Attributes::ROUTE_DESTINATION);
-    Some(OldRoute {
-        destination: Prefix::from_octets(*body.first()?, octets, *body.get(1)?)?,
-        table: *body.get(4)?,
-        protocol: *body.get(5)?,
-        body: body.to_vec(),
-    })
 }
 
 #[cfg(test)]
