@@ -141,21 +141,28 @@ async fn the_host_name_is_seen_by_containers_without_their_own() {
     assert_eq!(outcome.stdout, "podname\n");
 }
 
-#[tokio::test]
-async fn a_network_is_brought_to_the_given_state() {
-    let guest = guest!(ConfigureSandboxRequest::new());
+/// Makes an interface and returns its hardware address.
+async fn an_interface(guest: &Guest) -> Option<Vec<u8>> {
     let make = "(ip link add dum0 type dummy || ip link add dum0 type bridge) 2>/dev/null; \
          cat /sys/class/net/dum0/address";
     let made = guest.run(&administrator(make)).await;
     let address = made.stdout.trim().to_owned();
     if address.is_empty() {
         eprintln!("skipped: this machine's kernel has neither dummy interfaces nor bridges");
-        return;
+        return None;
     }
-    let hardware: Vec<u8> = address
+    let bytes = address
         .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-        .collect();
+        .map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    Some(bytes.collect())
+}
+
+#[tokio::test]
+async fn a_network_is_brought_to_the_given_state() {
+    let guest = guest!(ConfigureSandboxRequest::new());
+    let Some(hardware) = an_interface(&guest).await else {
+        return;
+    };
     let mut network = Network::new();
     let mut interface = Interface::new();
     interface.name = "eth7".to_owned();
@@ -215,6 +222,67 @@ async fn a_network_is_brought_to_the_given_state() {
     guest.run(&administrator("ip link del eth7")).await;
     let error = guest.client.configure_network(context(), &network).await;
     assert_eq!(code(&error.unwrap_err()), Code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_containers_change_by_themselves_stays() {
+    let guest = guest!(ConfigureSandboxRequest::new());
+    let Some(hardware) = an_interface(&guest).await else {
+        return;
+    };
+    let mut interface = Interface::new();
+    interface.name = "eth7".to_owned();
+    interface.hardware_address = hardware.clone();
+    interface.addresses = vec!["10.7.0.2/24".to_owned(), "10.7.0.3/24".to_owned()];
+    interface.no_prefix_routes = true;
+    let mut route = Route::new();
+    route.destination = "10.7.0.0/24".to_owned();
+    route.interface = "eth7".to_owned();
+    let mut via = route.clone();
+    via.destination = String::new();
+    via.gateway = "10.7.0.1".to_owned();
+    let mut network = Network::new();
+    network.interfaces = vec![interface];
+    network.routes = vec![route, via];
+    let configure = async |network: &Network| {
+        let configured = guest.client.configure_network(context(), network).await;
+        configured.unwrap();
+    };
+    configure(&network).await;
+    let own = "ip addr add 10.9.0.9/32 dev eth7; ip route add 192.168.99.0/24 dev eth7; \
+         ip route del default";
+    guest.run(&administrator(own)).await;
+
+    network.interfaces[0]
+        .addresses
+        .push("10.8.0.2/24".to_owned());
+    configure(&network).await;
+    let show = administrator("ip addr show eth7; ip route");
+    let text = guest.run(&show).await.stdout;
+    for part in ["10.7.0.2", "10.8.0.2", "10.9.0.9", "192.168.99.0/24"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("default"), "{text}");
+    // The kernel takes the other addresses of the network along, but the host has only taken one.
+    network.interfaces[0].addresses.remove(0);
+    configure(&network).await;
+    let text = guest.run(&show).await.stdout;
+    for part in ["10.7.0.3", "10.8.0.2", "10.9.0.9", "10.7.0.0/24 dev eth7"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert!(!text.contains("10.7.0.2/24"), "{text}");
+
+    let mut none = Network::new();
+    none.spare_devices = vec![hardware.clone()];
+    configure(&none).await;
+    let show = administrator("ip addr show spare0; ip route; ip link show eth7 || echo gone");
+    let text = guest.run(&show).await.stdout;
+    for part in ["inet", "via", "dev", "UP"] {
+        assert!(!text.contains(part), "{part} in {text}");
+    }
+    assert!(text.contains("gone"), "{text}");
+    configure(&network).await;
+    guest.run(&administrator("ip link del eth7")).await;
 }
 
 #[tokio::test]
