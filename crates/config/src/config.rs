@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::error::ConfigError;
 use crate::file;
 use crate::origin::Origin;
-use crate::settings::{AnnotationSettings, GuestSettings, LogSettings, VmSettings};
+use crate::settings::{
+    AnnotationSettings, GuestSettings, LogSettings, NetworkSettings, VmSettings,
+};
 
 /// The configuration file when no other is named. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/hull/config.toml";
@@ -22,6 +24,8 @@ pub struct Config {
     pub vm: VmSettings,
     /// The guest's files.
     pub guest: GuestSettings,
+    /// A pod's network.
+    pub network: NetworkSettings,
     /// What a pod may ask for.
     pub annotations: AnnotationSettings,
     /// The pod process's log.
@@ -38,6 +42,7 @@ impl Default for Config {
         Self {
             vm: VmSettings::default(),
             guest: GuestSettings::default(),
+            network: NetworkSettings::default(),
             annotations: AnnotationSettings::default(),
             log: LogSettings::default(),
             file: DEFAULT_FILE.into(),

@@ -64,7 +64,7 @@ mod tests {
             ("vmm", Some("vm")),
             ("annotation", Some("annotations")),
             ("guests", Some("guest")),
-            ("network", None),
+            ("storage", None),
         ] {
             assert_eq!(nearest_table(written), expected, "{written}");
         }

@@ -38,6 +38,9 @@ pub(crate) struct Kata {
 /// The least memory that a guest boots with.
 const LEAST_MEMORY: Size = Size::from_mib(64);
 
+/// QEMU's machine has room for four interfaces.
+const MOST_SPARE_INTERFACES: u32 = 3;
+
 /// All settings, in the order in which they are shown.
 pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
@@ -138,6 +141,18 @@ pub(crate) static SETTINGS: &[Setting] = &[
         }),
         show: |config| config.guest.initramfs.as_deref().map(path),
         apply: |config, value| value.path().map(|path| config.guest.initramfs = Some(path)),
+    },
+    Setting {
+        key: "network.spare_interfaces",
+        documentation: "how many interfaces a pod of an engine can get after its start, 0 to 3; one whose network is empty at the start, 1 to 3",
+        annotation: true,
+        kata: None,
+        show: |config| Some(config.network.spare_interfaces.to_string()),
+        apply: |config, value| {
+            value
+                .integer(0, MOST_SPARE_INTERFACES)
+                .map(|count| config.network.spare_interfaces = count)
+        },
     },
     Setting {
         key: "annotations.allow",

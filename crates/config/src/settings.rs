@@ -35,6 +35,13 @@ pub struct GuestSettings {
     pub initramfs: Option<PathBuf>,
 }
 
+/// A pod's network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkSettings {
+    /// How many interfaces a pod can get after its start.
+    pub spare_interfaces: u32,
+}
+
 /// What a pod may ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnotationSettings {

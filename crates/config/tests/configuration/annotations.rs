@@ -82,6 +82,7 @@ fn every_setting_but_the_permission_can_be_allowed() {
             ("dev.hull.vm.memory_overhead", "1M"),
             ("dev.hull.guest.kernel", "/k"),
             ("dev.hull.guest.initramfs", "/i"),
+            ("dev.hull.network.spare_interfaces", "3"),
             ("dev.hull.log.level", "trace"),
         ],
     );

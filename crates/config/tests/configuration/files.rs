@@ -155,7 +155,7 @@ fn what_does_not_exist_is_refused_with_the_nearest_key() {
             "[log]\n[vmm]\nmemory = '1G'",
             "config.toml:2: there is no table `vmm`; did you mean `vm`?",
         ),
-        ("[network]", "config.toml:1: there is no table `network`"),
+        ("[storage]", "config.toml:1: there is no table `storage`"),
         (
             "'vm.memory' = '1G'",
             "config.toml:1: there is no setting `\"vm.memory\"`; did you mean `vm.memory`?",

@@ -27,6 +27,7 @@ fn every_value_is_shown_with_its_origin() {
          vm.memory_overhead = 1000                                                       # config.toml:3\n\
          guest.kernel = \"/a \\\"b\\\"\"                                                       # config.toml:2\n\
          # guest.initramfs is not set                                                    # default\n\
+         network.spare_interfaces = 0                                                    # default\n\
          annotations.allow = [\"vm.vcpus\", \"vm.memory\", \"vm.max_vcpus\", \"vm.max_memory\"]  # default\n\
          log.level = \"warn\"                                                              # default\n"
     );
