@@ -34,7 +34,7 @@ impl Anchor {
     /// When there can be no more threads, or the namespace cannot be entered.
     pub(crate) fn drop_in(network: &NetworkConfig) -> Result<Self, SandboxError> {
         let namespace = match network {
-            NetworkConfig::Namespace { path } => Some(path.as_path()),
+            NetworkConfig::Namespace { path, .. } => Some(path.as_path()),
             NetworkConfig::None | NetworkConfig::Nat { .. } => None,
         };
         Self::start(namespace).map_err(SandboxError::host("start what stands for the container"))

@@ -93,6 +93,8 @@ pub enum NetworkConfig {
     Namespace {
         /// The namespace's file.
         path: PathBuf,
+        /// How many interfaces the guest can get after its start.
+        spare_interfaces: u32,
     },
 }
 

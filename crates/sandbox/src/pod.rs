@@ -2,6 +2,7 @@
 
 mod boot;
 mod calls;
+mod follow;
 mod forward;
 mod record;
 mod size;

@@ -51,7 +51,7 @@ async fn connect(
     config: &NetworkConfig,
     run_dir: &Path,
 ) -> Result<(PodNetwork, UnixStream), NetworkError> {
-    let (pending, mut devices) = PendingNetwork::new(config).await?;
+    let (pending, mut devices) = PendingNetwork::new(config, 1).await?;
     let Some(Device::NetStream { socket, .. }) = devices.pop() else {
         panic!("a network has a stream device");
     };
@@ -144,14 +144,14 @@ async fn the_helpers_end_with_the_machine_and_their_end_is_told() {
     // A pod process that is started again knows the network by its record only.
     let record = serde_json::to_string(&network.record()).unwrap();
     let record = serde_json::from_str(&record).unwrap();
-    let taken_over = PodNetwork::attach(&record).unwrap();
+    let taken_over = PodNetwork::attach(&record).await.unwrap();
     assert_eq!(taken_over.guest(), network.guest());
 
     drop(link);
     assert!(taken_over.wait().await.contains("is gone"));
     assert!(network.wait().await.contains("is gone"));
     network.stop().await;
-    assert!(PodNetwork::attach(&record).is_err());
+    assert!(PodNetwork::attach(&record).await.is_err());
 }
 
 /// "Who has the gateway's address?", in a message as the link carries it.

@@ -1,7 +1,7 @@
 //! What an engine asks of a pod as a whole, whichever way it says so.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hull_config::{Config, ConfigError};
 use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, Vmm};
@@ -28,7 +28,8 @@ pub(crate) struct PodRequest {
     /// Empty where it wants the host's kept.
     pub(crate) hostname: String,
     pub(crate) limits: Limits,
-    pub(crate) network: NetworkConfig,
+    /// The network namespace that the engine has made; without one the pod has no network.
+    pub(crate) network_namespace: Option<PathBuf>,
     /// As in `linux.cgroupsPath`.
     pub(crate) cgroup: Option<String>,
     pub(crate) sysctls: BTreeMap<String, String>,
@@ -88,7 +89,13 @@ impl PodRequest {
             .max(size),
             memory_overhead_mib: vm.memory_overhead.mib(),
             guest: GuestFiles::choose(guest.kernel.as_deref(), guest.initramfs.as_deref())?,
-            network: self.network,
+            network: match self.network_namespace {
+                None => NetworkConfig::None,
+                Some(path) => NetworkConfig::Namespace {
+                    path,
+                    spare_interfaces: settings.network.spare_interfaces,
+                },
+            },
             cgroup: self.cgroup,
             sysctls: self.sysctls,
             placeholder: self.placeholder.then(|| self.id.clone()),

@@ -15,6 +15,8 @@ pub struct Capabilities {
     pub virtio_fs: bool,
     /// [`Vm::pause`] and [`Vm::resume`].
     pub pause: bool,
+    /// Most [`VmConfig::devices`].
+    pub devices: usize,
 }
 
 /// Runs virtual machines with one VMM.

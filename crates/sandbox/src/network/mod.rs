@@ -21,7 +21,7 @@ use namespace::{NamespaceNetwork, NamespaceRecord};
 use passt::Passt;
 
 pub use dns::Dns;
-pub use namespace::Loopback;
+pub use namespace::{Follower, Loopback};
 
 /// What the guest calls its interface.
 const INTERFACE: &str = "eth0";
@@ -74,6 +74,16 @@ pub enum NetworkError {
         name: String,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// The engine's namespace has more interfaces than a virtual machine.
+    #[error(
+        "the network namespace has {interfaces} interfaces, and the virtual machine room for {room}"
+    )]
+    TooMany {
+        /// How many the namespace has.
+        interfaces: usize,
+        /// How many the virtual machine can have.
+        room: usize,
     },
     /// passt did not take the network up.
     #[error("cannot connect the pod with the host's network: {0}")]
@@ -150,11 +160,14 @@ pub fn host_dns() -> Result<Dns, NetworkError> {
 
 impl PendingNetwork {
     /// Makes the guest's interfaces, which may lead nowhere yet, and their devices for the virtual
-    /// machine.
+    /// machine, which has `room` for so many.
     ///
     /// # Errors
     /// When there are no more descriptors, or the engine's namespace cannot be used.
-    pub async fn new(config: &NetworkConfig) -> Result<(Self, Vec<Device>), NetworkError> {
+    pub async fn new(
+        config: &NetworkConfig,
+        room: usize,
+    ) -> Result<(Self, Vec<Device>), NetworkError> {
         match config {
             NetworkConfig::None => Ok((Self::Ready(PodNetwork(Kind::None)), Vec::new())),
             NetworkConfig::Nat { publish } => {
@@ -167,8 +180,12 @@ impl PendingNetwork {
                 };
                 Ok((Self::Nat(publish.clone(), link), vec![device]))
             }
-            NetworkConfig::Namespace { path } => {
-                let (network, devices) = NamespaceNetwork::adopt(path).await?;
+            NetworkConfig::Namespace {
+                path,
+                spare_interfaces,
+            } => {
+                let spares = usize::try_from(*spare_interfaces).unwrap_or(usize::MAX);
+                let (network, devices) = NamespaceNetwork::adopt(path, spares, room).await?;
                 Ok((Self::Ready(PodNetwork(Kind::Namespace(network))), devices))
             }
         }
@@ -219,6 +236,15 @@ impl PodNetwork {
         }
     }
 
+    /// Once: what follows the changes of the engine's namespace, if there is one.
+    #[must_use]
+    pub fn take_follower(&self) -> Option<Box<Follower>> {
+        match &self.0 {
+            Kind::Namespace(namespace) => namespace.take_follower(),
+            Kind::None | Kind::Nat(_) => None,
+        }
+    }
+
     /// Kernel parameters for the guest, names and values.
     #[must_use]
     pub fn sysctls(&self) -> HashMap<String, String> {
@@ -250,7 +276,7 @@ impl PodNetwork {
     ///
     /// # Errors
     /// When a helper has ended.
-    pub fn attach(record: &NetworkRecord) -> Result<Self, NetworkError> {
+    pub async fn attach(record: &NetworkRecord) -> Result<Self, NetworkError> {
         Ok(Self(match &record.0 {
             KindRecord::None => Kind::None,
             KindRecord::Nat(nat) => Kind::Nat(Nat {
@@ -258,7 +284,9 @@ impl PodNetwork {
                 filter: Process::attach(nat.filter, filter::PROGRAM)?,
                 settings: nat.settings.clone(),
             }),
-            KindRecord::Namespace(record) => Kind::Namespace(NamespaceNetwork::attach(record)),
+            KindRecord::Namespace(record) => {
+                Kind::Namespace(NamespaceNetwork::attach(record).await)
+            }
         }))
     }
 
@@ -374,12 +402,12 @@ mod tests {
 
     #[tokio::test]
     async fn no_network_needs_no_helper() {
-        let (pending, devices) = PendingNetwork::new(&NetworkConfig::None).await.unwrap();
+        let (pending, devices) = PendingNetwork::new(&NetworkConfig::None, 1).await.unwrap();
         assert!(devices.is_empty());
         let network = pending.connect(Path::new("/nonexistent")).await.unwrap();
         assert!(network.guest().interfaces.is_empty());
         assert!(network.sysctls().is_empty());
-        let taken_over = PodNetwork::attach(&network.record()).unwrap();
+        let taken_over = PodNetwork::attach(&network.record()).await.unwrap();
         taken_over.stop().await;
     }
 }

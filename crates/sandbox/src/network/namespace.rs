@@ -6,49 +6,52 @@
 //! addresses, routes and static neighbours, and everybody outside talks to it as if it were a process in
 //! the namespace. Nothing is changed but for these redirections, which [`NamespaceNetwork::release`]
 //! takes away; the taps vanish with the VMM.
+//!
+//! A virtual machine gets no devices after its start. So it has spare ones, whose taps lead nowhere, and the
+//! [`Follower`] lets one serve an interface that appears later. All devices are alike: one whose interface has
+//! vanished is a spare, too.
 
+mod changes;
+mod follower;
 mod loopback;
+mod redirect;
 mod scan;
+mod slots;
 mod tap;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hull_agent_api::agent;
-use hull_vm::{Device, MacAddress};
+use hull_vm::Device;
 use nix::sched::{CloneFlags, setns};
-use rtnetlink::packet_route::tc::TcHandle;
-use rtnetlink::{Handle, LinkUnspec};
+use rtnetlink::Handle;
 use serde::{Deserialize, Serialize};
 
-use super::NetworkError;
-use scan::Interface;
+use super::{MTU, NetworkError};
+use changes::Changes;
+use slots::{Slot, assign};
 
+pub use follower::Follower;
 pub use loopback::Loopback;
 
 /// The namespace, as the guest's.
 #[derive(Debug)]
 pub(super) struct NamespaceNetwork {
-    record: NamespaceRecord,
+    path: PathBuf,
+    slots: Arc<Mutex<Vec<Slot>>>,
     guest: agent::Network,
+    follower: Mutex<Option<Box<Follower>>>,
     loopback: Mutex<Option<Loopback>>,
 }
 
-/// What is needed to let go of it.
+/// What is needed to let go of it, or to go on with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct NamespaceRecord {
     path: PathBuf,
-    /// Interfaces whose frames are redirected.
-    interfaces: Vec<Redirected>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Redirected {
-    name: String,
-    /// Whether it took the frames of all multicast groups before.
-    all_multicast: bool,
+    slots: Vec<Slot>,
 }
 
 /// For `map_err` on netlink calls: `action` completes "cannot …".
@@ -58,56 +61,92 @@ fn netlink(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Networ
 }
 
 impl NamespaceNetwork {
-    /// Connects all interfaces of the namespace with devices for a virtual machine.
+    /// Connects all interfaces of the namespace with devices for a virtual machine that has `room` for so many, and
+    /// makes spare ones as far as there is room.
     ///
     /// # Errors
     /// When it cannot be entered, or has an interface that a guest cannot have.
-    pub(super) async fn adopt(path: &Path) -> Result<(Self, Vec<Device>), NetworkError> {
-        let (guest, taps, loopback) = inside(path, |handle| async move {
-            let (interfaces, network) = scan::scan(&handle).await?;
-            let mut taps = Vec::new();
-            for interface in interfaces {
-                let tap = connect(&handle, &interface).await?;
-                taps.push((interface, tap));
+    pub(super) async fn adopt(
+        path: &Path,
+        spares: usize,
+        room: usize,
+    ) -> Result<(Self, Vec<Device>), NetworkError> {
+        let namespace = open(path)?;
+        let entered = namespace
+            .try_clone()
+            .map_err(NetworkError::host("keep the network namespace"))?;
+        let adopted = inside(entered, move |handle| async move {
+            let changes = Changes::subscribe().map_err(NetworkError::host("follow the network"))?;
+            let mut scan = scan::scan(&handle, &[]).await?;
+            let interfaces = scan.indexes();
+            if let Some((_, problem)) = scan.refused.pop() {
+                return Err(problem);
             }
-            let loopback = Loopback::take();
-            Ok((network, taps, loopback))
-        })
-        .await?;
-        let record = NamespaceRecord {
-            path: path.to_owned(),
-            interfaces: taps
-                .iter()
-                .map(|(found, _)| Redirected {
-                    name: found.name.clone(),
-                    all_multicast: found.all_multicast,
-                })
-                .collect(),
-        };
-        let devices = taps.into_iter().map(|(interface, tap)| Device::Net {
+            if interfaces.len() > room {
+                return Err(NetworkError::TooMany {
+                    interfaces: interfaces.len(),
+                    room,
+                });
+            }
+            let (mut slots, mut taps) = (Vec::new(), Vec::new());
+            for (number, _) in (0..=u8::MAX).zip(0..(interfaces.len() + spares).min(room)) {
+                let (index, tap) = tap::create()?;
+                tap::silence(&handle, index).await;
+                slots.push(Slot::new(number, index));
+                taps.push(tap);
+            }
+            let (moves, _) = assign(&mut slots, &interfaces);
+            for change in moves {
+                redirect::make(&handle, &change).await?;
+            }
+            let guest = scan.guest(&slots);
+            Ok((guest, slots, taps, changes, Loopback::take()))
+        });
+        let (guest, slots, taps, changes, loopback) = adopted.await?;
+        let devices = slots.iter().zip(taps).map(|(slot, tap)| Device::Net {
             tap,
             vhost: vhost_net(),
-            mac: MacAddress(interface.hardware_address),
-            mtu: interface.mtu,
+            mac: slot.device(),
+            mtu: MTU,
         });
+        let devices = devices.collect();
         let loopback = loopback.inspect_err(|error| {
             tracing::warn!(%error, "the pod's ports cannot be forwarded: this kernel cannot redirect its loopback");
         });
+        let slots = Arc::new(Mutex::new(slots));
+        let told = Some(guest.clone());
+        let follower = Follower::new(namespace, changes, Arc::clone(&slots), told);
+        let follower = follower.map_err(NetworkError::host("follow the network"))?;
         let network = Self {
-            record,
+            path: path.to_owned(),
+            slots,
             guest,
+            follower: Mutex::new(Some(follower)),
             loopback: Mutex::new(loopback.ok()),
         };
-        Ok((network, devices.collect()))
+        Ok((network, devices))
     }
 
     /// Takes over what another process has adopted.
-    pub(super) fn attach(record: &NamespaceRecord) -> Self {
+    pub(super) async fn attach(record: &NamespaceRecord) -> Self {
+        let slots = Arc::new(Mutex::new(record.slots.clone()));
+        let follower = follow(&record.path, Arc::clone(&slots)).await;
+        let follower = follower.inspect_err(|error| {
+            tracing::warn!(%error, "changes of the pod's network are not followed");
+        });
         Self {
-            record: record.clone(),
+            path: record.path.clone(),
+            slots,
             guest: agent::Network::default(),
+            follower: Mutex::new(follower.ok()),
             loopback: Mutex::default(),
         }
+    }
+
+    /// Once: what follows the namespace's changes.
+    pub(super) fn take_follower(&self) -> Option<Box<Follower>> {
+        let mut follower = self.follower.lock().expect("no holder of this lock panics");
+        follower.take()
     }
 
     /// Once: what connects the namespace's loopback with somebody.
@@ -121,31 +160,47 @@ impl NamespaceNetwork {
     }
 
     pub(super) fn record(&self) -> NamespaceRecord {
-        self.record.clone()
+        let slots = self.slots.lock().expect("no holder of this lock panics");
+        NamespaceRecord {
+            path: self.path.clone(),
+            slots: slots.clone(),
+        }
     }
 }
 
 impl NamespaceRecord {
     /// Takes the redirections away. A namespace that is gone, or an interface, needs nothing.
     pub(super) async fn release(&self) {
-        let interfaces = self.interfaces.clone();
-        let released = inside(&self.path, |handle| async move {
-            for interface in interfaces {
-                if let Some(index) = scan::index_of(&handle, &interface.name).await? {
-                    remove_redirect(&handle, index).await;
-                    if !interface.all_multicast {
-                        // It may have gone in between.
-                        let _ = take_all_multicast(&handle, index, false).await;
-                    }
+        let interfaces: Vec<i32> = self.slots.iter().filter_map(|slot| slot.serves).collect();
+        let released = async {
+            inside(open(&self.path)?, |handle| async move {
+                for index in interfaces {
+                    redirect::disconnect(&handle, index).await;
                 }
-            }
-            Ok(())
-        })
-        .await;
-        if let Err(error) = released {
+                Ok(())
+            })
+            .await
+        };
+        if let Err(error) = released.await {
             tracing::debug!(%error, "the network namespace was gone before the pod");
         }
     }
+}
+
+/// Of a namespace whose guest runs, and was told what nobody knows any more.
+async fn follow(path: &Path, slots: Arc<Mutex<Vec<Slot>>>) -> Result<Box<Follower>, NetworkError> {
+    let cannot = || NetworkError::host("follow the network");
+    let namespace = open(path)?;
+    let entered = namespace.try_clone().map_err(cannot())?;
+    let changes = inside(entered, move |_| async move {
+        Changes::subscribe().map_err(cannot())
+    });
+    Follower::new(namespace, changes.await?, slots, None).map_err(cannot())
+}
+
+fn open(namespace: &Path) -> Result<File, NetworkError> {
+    let action = format!("open the network namespace {}", namespace.display());
+    File::open(namespace).map_err(NetworkError::host(action))
 }
 
 /// The kernel's own virtio-net back end, where there is one.
@@ -157,80 +212,20 @@ fn vhost_net() -> Option<OwnedFd> {
     device.ok().map(OwnedFd::from)
 }
 
-/// Sends every frame that comes in at `interface` into a new tap device, and the other way round.
-async fn connect(handle: &Handle, interface: &Interface) -> Result<OwnedFd, NetworkError> {
-    let name = format!("hull{}", interface.index);
-    let tap = tap::create(&name)?;
-    let cannot = || netlink(format!("connect the interface {}", interface.name));
-    let index = scan::index_of(handle, &name).await?.ok_or_else(|| {
-        NetworkError::host(format!("find the tap {name}"))(std::io::ErrorKind::NotFound.into())
-    })?;
-    tap::bring_up(handle, index, interface.mtu)
-        .await
-        .map_err(cannot())?;
-    take_all_multicast(handle, interface.index, true)
-        .await
-        .map_err(cannot())?;
-    for (from, to) in [(interface.index, index), (index, interface.index)] {
-        redirect(handle, from, to).await.map_err(cannot())?;
-    }
-    Ok(tap)
-}
-
-/// The guest says to nobody here which groups it has joined, and some interfaces drop the frames of others
-/// than their own: a macvlan, a network card.
-async fn take_all_multicast(
-    handle: &Handle,
-    index: i32,
-    all: bool,
-) -> Result<(), rtnetlink::Error> {
-    let index = u32::try_from(index).unwrap_or_default();
-    let change = LinkUnspec::new_with_index(index).allmulticast(all).build();
-    handle.link().set(change).execute().await
-}
-
-async fn redirect(handle: &Handle, from: i32, to: i32) -> Result<(), rtnetlink::Error> {
-    /// `ffff:`, the handle of an ingress queueing discipline.
-    const INGRESS: u32 = 0xffff_0000;
-    /// `ETH_P_ALL` as the network sees it.
-    const EVERY_PROTOCOL: u16 = 0x0003_u16.to_be();
-    // One that a pod left which was killed.
-    remove_redirect(handle, from).await;
-    handle.qdisc().add(from).ingress().execute().await?;
-    let to = u32::try_from(to).unwrap_or_default();
-    handle
-        .traffic_filter(from)
-        .add()
-        .parent(INGRESS)
-        .protocol(EVERY_PROTOCOL)
-        .redirect(to)?
-        .execute()
-        .await
-}
-
-/// There may be none: whoever made the interface may have reset it.
-async fn remove_redirect(handle: &Handle, index: i32) {
-    let mut removal = handle.qdisc().del(index);
-    removal.message_mut().header.parent = TcHandle::INGRESS;
-    let _ = removal.execute().await;
-}
-
 /// Runs `task` on a thread in the namespace, with a netlink connection of that namespace. A thread
 /// that has entered one is of no use for anything else, so it ends with the task.
 async fn inside<T, F>(
-    path: &Path,
+    namespace: File,
     task: impl FnOnce(Handle) -> F + Send + 'static,
 ) -> Result<T, NetworkError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, NetworkError>>,
 {
-    let action = format!("enter the network namespace {}", path.display());
-    let namespace = File::open(path).map_err(NetworkError::host(action.clone()))?;
     let (answer, answered) = tokio::sync::oneshot::channel();
     let run = move || {
         setns(namespace, CloneFlags::CLONE_NEWNET)
-            .map_err(|error| NetworkError::host(action)(error.into()))?;
+            .map_err(|error| NetworkError::host("enter the network namespace")(error.into()))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

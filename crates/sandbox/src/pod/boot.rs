@@ -10,7 +10,7 @@ use hull_vm::drivers::qemu::Qemu;
 use hull_vm::{Accelerator, Boot, Device, Driver, MachineSize, VmConfig};
 use tokio::sync::{Mutex, watch};
 
-use super::{Machine, Pod, forward, record};
+use super::{Machine, Pod, follow, forward, record};
 use crate::config::{PodConfig, Vmm};
 use crate::error::SandboxError;
 use crate::guest::{Guest, ReadyListener, promptly};
@@ -51,7 +51,8 @@ impl Pod {
         let vm_dir = vm_dir(state_dir);
         share::create_dir(&vm_dir.join("vsock"))?;
         let ready = ReadyListener::bind(&vsock(state_dir))?;
-        let (network, interfaces) = PendingNetwork::new(&config.network).await?;
+        let room = driver.capabilities().devices - DEVICES;
+        let (network, interfaces) = PendingNetwork::new(&config.network, room).await?;
         let share = Share::start(state_dir, &vm_dir)?;
         let vm_config = vm_config(&config, state_dir, interfaces);
         // The guest boots while its network is made.
@@ -112,6 +113,9 @@ impl Pod {
         {
             tracing::error!(%error, "the pod's ports cannot be forwarded");
         }
+        if let Some(follower) = pod.machine.network.take_follower() {
+            follow::start(&pod, follower);
+        }
         pod
     }
 }
@@ -120,9 +124,12 @@ impl Pod {
 /// nobody asked for.
 const KERNEL_ARGUMENTS: [&str; 1] = ["dummy.numdummies=0"];
 
+/// How many devices every pod has, beside its interfaces.
+const DEVICES: usize = 3;
+
 fn vm_config(config: &PodConfig, state_dir: &Path, interfaces: Vec<Device>) -> VmConfig {
     let vm_dir = vm_dir(state_dir);
-    let mut devices = vec![
+    let own: [Device; DEVICES] = [
         Device::Fs {
             tag: share::TAG.to_owned(),
             socket: Share::socket(&vm_dir),
@@ -130,7 +137,7 @@ fn vm_config(config: &PodConfig, state_dir: &Path, interfaces: Vec<Device>) -> V
         Device::Rng,
         Device::Balloon,
     ];
-    devices.extend(interfaces);
+    let devices = own.into_iter().chain(interfaces).collect();
     VmConfig {
         id: config.id.clone(),
         boot: Boot {

@@ -148,7 +148,7 @@ impl Pod {
         let machine = Machine {
             vm: boot::driver(config.vmm)?.attach(&record.vm).await?,
             share: Share::attach(state_dir, record.file_server)?,
-            network: PodNetwork::attach(&record.network)?,
+            network: PodNetwork::attach(&record.network).await?,
         };
         let guest = Guest::connect(&boot::vsock(state_dir)).await?;
         let pod = Self::with_guest(config, state_dir, machine, guest, record.size);

@@ -1,8 +1,8 @@
 //! From a container's specification to what it asks of its pod.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use hull_sandbox::NetworkConfig;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::role::Role;
@@ -30,7 +30,7 @@ pub(super) fn request(
             Role::Sandbox => limits_of_pod(spec),
             Role::Single | Role::Member(_) => limits_of_container(spec),
         },
-        network: network(spec)?,
+        network_namespace: network(spec)?,
         cgroup: cgroup(spec),
         sysctls: match role {
             Role::Sandbox => sysctls(spec),
@@ -111,15 +111,12 @@ fn refuse_host_namespaces(spec: &Spec) -> Result<(), EngineError> {
 }
 
 /// The network that the engine has made, or none where it wants a new one of its own.
-fn network(spec: &Spec) -> Result<NetworkConfig, EngineError> {
+fn network(spec: &Spec) -> Result<Option<PathBuf>, EngineError> {
     let namespace =
         namespaces(spec).find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
     match namespace {
         None => Err(EngineError::Unsupported(HOST_NETWORK)),
-        Some(namespace) => Ok(match namespace.path() {
-            None => NetworkConfig::None,
-            Some(path) => NetworkConfig::Namespace { path: path.clone() },
-        }),
+        Some(namespace) => Ok(namespace.path().clone()),
     }
 }
 
@@ -161,14 +158,9 @@ mod tests {
     #[test]
     fn the_network_is_the_engines() {
         let path = json!({"namespaces": [{"type": "network", "path": "/run/netns/x"}]});
-        assert_eq!(
-            network(&spec(path)).unwrap(),
-            NetworkConfig::Namespace {
-                path: "/run/netns/x".into()
-            }
-        );
+        assert_eq!(network(&spec(path)).unwrap(), Some("/run/netns/x".into()));
         let new = json!({"namespaces": [{"type": "network"}]});
-        assert_eq!(network(&spec(new)).unwrap(), NetworkConfig::None);
+        assert_eq!(network(&spec(new)).unwrap(), None);
         assert!(matches!(
             network(&spec(json!({"namespaces": [{"type": "pid"}]}))),
             Err(EngineError::Unsupported(_))

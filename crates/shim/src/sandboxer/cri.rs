@@ -4,7 +4,7 @@ use std::path::Path;
 
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
-use hull_sandbox::{NetworkConfig, PodConfig, SandboxError};
+use hull_sandbox::{PodConfig, SandboxError};
 
 use super::{PendingPod, files};
 use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, Limits, PodRequest, settings};
@@ -78,9 +78,7 @@ fn pod_request(
             Some(resources.cpu_quota),
             Some(resources.cpu_period),
         ),
-        network: NetworkConfig::Namespace {
-            path: network_namespace.into(),
-        },
+        network_namespace: Some(network_namespace.into()),
         cgroup: cgroup(&linux.cgroup_parent, &pending.id),
         sysctls: linux.sysctls.clone().into_iter().collect(),
         // It is made when the sandbox is started, and not by way of the Task API.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use futures_util::{TryStream, TryStreamExt};
 use hull_agent_api::agent;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
@@ -14,29 +14,22 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::{NetworkError, netlink};
+use super::slots::Slot;
+use super::{MTU, NetworkError, netlink};
 
 /// An interface that the guest gets.
 #[derive(Debug)]
-pub(super) struct Interface {
-    pub(super) index: i32,
-    pub(super) name: String,
-    pub(super) hardware_address: [u8; 6],
-    pub(super) mtu: u32,
-    /// Whether it takes the frames of all multicast groups.
-    pub(super) all_multicast: bool,
+struct Interface {
+    index: i32,
+    name: String,
+    hardware_address: [u8; 6],
+    mtu: u32,
     no_arp: bool,
-}
-
-/// The index of the interface `name`, if there is one.
-pub(super) async fn index_of(handle: &Handle, name: &str) -> Result<Option<i32>, NetworkError> {
-    let links: Vec<LinkMessage> = links(handle).await?;
-    let found = links.iter().find(|link| name_of(link) == Some(name));
-    Ok(found.and_then(|link| i32::try_from(link.header.index).ok()))
 }
 
 async fn links(handle: &Handle) -> Result<Vec<LinkMessage>, NetworkError> {
@@ -61,49 +54,90 @@ fn name_of(link: &LinkMessage) -> Option<&str> {
         })
 }
 
-/// Reads the interfaces of this thread's namespace, and what the guest is told of them.
-pub(super) async fn scan(
-    handle: &Handle,
-) -> Result<(Vec<Interface>, agent::Network), NetworkError> {
-    let links = links(handle).await?;
-    let mut interfaces = Vec::new();
-    for link in &links {
-        interfaces.extend(interface(link)?);
+/// What there is in a namespace.
+#[derive(Debug)]
+pub(super) struct Scan {
+    interfaces: Vec<Interface>,
+    /// Interfaces that a guest cannot have, and why.
+    pub(super) refused: Vec<(i32, NetworkError)>,
+    addresses: Vec<AddressMessage>,
+    routes: Vec<RouteMessage>,
+    neighbours: Vec<NeighbourMessage>,
+}
+
+/// Reads what is in this thread's namespace, but for these taps.
+pub(super) async fn scan(handle: &Handle, taps: &[i32]) -> Result<Scan, NetworkError> {
+    let (mut interfaces, mut refused) = (Vec::new(), Vec::new());
+    for link in links(handle).await? {
+        let index = link.header.index.cast_signed();
+        match interface(&link) {
+            _ if taps.contains(&index) => {}
+            Ok(found) => interfaces.extend(found),
+            Err(problem) => refused.push((index, problem)),
+        }
     }
-    let addresses: Vec<AddressMessage> = all(handle.address().get().execute(), "addresses").await?;
-    let neighbours: Vec<NeighbourMessage> =
-        all(handle.neighbours().get().execute(), "neighbours").await?;
-    let mut routes: Vec<RouteMessage> = Vec::new();
+    let addresses = all(handle.address().get().execute(), "addresses").await?;
+    let neighbours = all(handle.neighbours().get().execute(), "neighbours").await?;
+    let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut family_only = RouteMessageBuilder::<IpAddr>::default().build();
         family_only.header.address_family = family;
         routes.extend(all(handle.route().get(family_only).execute(), "routes").await?);
     }
-    let names: HashMap<u32, &str> = interfaces
-        .iter()
-        .filter_map(|interface| {
-            Some((
-                u32::try_from(interface.index).ok()?,
-                interface.name.as_str(),
-            ))
-        })
-        .collect();
-    let network = agent::Network {
-        interfaces: interfaces
-            .iter()
-            .map(|interface| guest_interface(interface, &addresses))
-            .collect(),
-        routes: routes
-            .iter()
-            .filter_map(|found| route(found, &names))
-            .collect(),
-        neighbors: neighbours
-            .iter()
-            .filter_map(|found| neighbour(found, &names))
-            .collect(),
-        ..Default::default()
-    };
-    Ok((interfaces, network))
+    Ok(Scan {
+        interfaces,
+        refused,
+        addresses,
+        routes,
+        neighbours,
+    })
+}
+
+impl Scan {
+    /// The interfaces that a guest can have.
+    pub(super) fn indexes(&self) -> Vec<i32> {
+        let interfaces = self.interfaces.iter();
+        interfaces.map(|interface| interface.index).collect()
+    }
+
+    pub(super) fn name_of(&self, index: i32) -> &str {
+        let mut interfaces = self.interfaces.iter();
+        let found = interfaces.find(|interface| interface.index == index);
+        found.map_or("", |interface| interface.name.as_str())
+    }
+
+    /// What a guest is told whose devices serve these interfaces.
+    pub(super) fn guest(&self, slots: &[Slot]) -> agent::Network {
+        let slot_of = |interface: &Interface| {
+            slots
+                .iter()
+                .find(|slot| slot.serves == Some(interface.index))
+        };
+        let served = self.interfaces.iter();
+        let served = served.filter_map(|interface| Some((interface, slot_of(interface)?)));
+        let names: HashMap<u32, &str> = served
+            .clone()
+            .map(|(interface, _)| (interface.index.cast_unsigned(), interface.name.as_str()))
+            .collect();
+        let spares = slots.iter().filter(|slot| slot.serves.is_none());
+        agent::Network {
+            interfaces: served
+                .map(|(interface, slot)| guest_interface(interface, slot, &self.addresses))
+                .collect(),
+            routes: self
+                .routes
+                .iter()
+                .filter_map(|found| route(found, &names))
+                .collect(),
+            neighbors: self
+                .neighbours
+                .iter()
+                .filter_map(|found| neighbour(found, &names))
+                .collect(),
+            spare_devices: spares.map(|slot| slot.device().0.to_vec()).collect(),
+            ..Default::default()
+        }
+    }
 }
 
 /// An interface that carries Ethernet frames and is up. Others are not the engine's: the loopback, and
@@ -143,24 +177,34 @@ fn interface(link: &LinkMessage) -> Result<Option<Interface>, NetworkError> {
         });
     };
     Ok(Some(Interface {
-        index: i32::try_from(link.header.index).unwrap_or_default(),
+        index: link.header.index.cast_signed(),
         name,
         hardware_address,
         mtu,
-        all_multicast: link.header.flags.contains(LinkFlags::Allmulti),
         no_arp: link.header.flags.contains(LinkFlags::Noarp),
     }))
 }
 
-fn guest_interface(interface: &Interface, addresses: &[AddressMessage]) -> agent::Interface {
+fn guest_interface(
+    interface: &Interface,
+    slot: &Slot,
+    addresses: &[AddressMessage],
+) -> agent::Interface {
     let own = addresses
         .iter()
-        .filter(|address| i32::try_from(address.header.index) == Ok(interface.index));
+        .filter(|address| address.header.index == interface.index.cast_unsigned());
+    let (lasting, announced): (Vec<_>, Vec<_>) = own.partition(|address| {
+        let flags = address.header.flags;
+        flags.contains(AddressHeaderFlags::Permanent)
+    });
+    let texts = |messages: Vec<&AddressMessage>| messages.into_iter().filter_map(address).collect();
     agent::Interface {
         name: interface.name.clone(),
         hardware_address: interface.hardware_address.to_vec(),
-        mtu: interface.mtu,
-        addresses: own.filter_map(address).collect(),
+        device: slot.device().0.to_vec(),
+        mtu: interface.mtu.min(MTU),
+        addresses: texts(lasting),
+        announced_addresses: texts(announced),
         no_arp: interface.no_arp,
         no_prefix_routes: true,
         ..Default::default()
@@ -193,6 +237,7 @@ fn route(message: &RouteMessage, names: &HashMap<u32, &str>) -> Option<agent::Ro
         scope: u32::from(u8::from(header.scope)),
         onlink: header.flags.contains(RouteFlags::Onlink),
         ipv6: header.address_family == AddressFamily::Inet6,
+        announced: header.protocol == RouteProtocol::Ra,
         ..Default::default()
     };
     let mut destination = None;
@@ -204,6 +249,7 @@ fn route(message: &RouteMessage, names: &HashMap<u32, &str>) -> Option<agent::Ro
             RouteAttribute::Gateway(address) => route.gateway = ip(address)?.to_string(),
             RouteAttribute::PrefSource(address) => route.source = ip(address)?.to_string(),
             RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::CacheInfo(info) => route.announced |= info.expires != 0,
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics
                     .iter()

@@ -1,5 +1,6 @@
 //! Tap devices (kernel documentation, networking/tuntap).
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,18 +8,21 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec};
 
-use super::NetworkError;
+use super::{MTU, NetworkError};
 
-nix::ioctl_write_ptr_bad!(
+nix::ioctl_readwrite_bad!(
     /// `TUNSETIFF`
     tun_set_interface,
     0x4004_54ca,
     libc::ifreq
 );
 
-/// Makes a tap device in this thread's network namespace. It vanishes with its last descriptor.
-pub(super) fn create(name: &str) -> Result<OwnedFd, NetworkError> {
-    let cannot = || NetworkError::host(format!("create the tap device {name}"));
+/// What a tap is called: the kernel puts in the first number that is free.
+const NAME: &str = "hull%d";
+
+/// Makes a tap device in this thread's network namespace, and returns its index. It vanishes with its last descriptor.
+pub(super) fn create() -> Result<(i32, OwnedFd), NetworkError> {
+    let cannot = || NetworkError::host("create a tap device");
     let tun = File::options()
         .read(true)
         .write(true)
@@ -26,27 +30,24 @@ pub(super) fn create(name: &str) -> Result<OwnedFd, NetworkError> {
         .map_err(NetworkError::host("open /dev/net/tun"))?;
     // SAFETY: ifreq is plain bytes, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Err(cannot()(io::ErrorKind::InvalidFilename.into()));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+    for (to, from) in request.ifr_name.iter_mut().zip(NAME.bytes()) {
         *to = from.cast_signed();
     }
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("the flags are 16 bits");
     // SAFETY: the descriptor is open and the request is a valid ifreq; both outlive the call.
-    unsafe { tun_set_interface(tun.as_raw_fd(), &raw const request) }
+    unsafe { tun_set_interface(tun.as_raw_fd(), &raw mut request) }
         .map_err(|error| cannot()(error.into()))?;
-    Ok(tun.into())
+    let name = request.ifr_name.map(i8::cast_unsigned);
+    let name = CStr::from_bytes_until_nul(&name);
+    let name = name.map_err(|_| cannot()(io::ErrorKind::InvalidData.into()))?;
+    let index = nix::net::if_::if_nametoindex(name).map_err(|error| cannot()(error.into()))?;
+    Ok((index.cast_signed(), tun.into()))
 }
 
-/// Brings a tap up that is nobody's interface: it has no address of any kind.
-pub(super) async fn bring_up(
-    handle: &Handle,
-    index: i32,
-    mtu: u32,
-) -> Result<(), rtnetlink::Error> {
-    let index = u32::try_from(index).unwrap_or_default();
+/// Lets a tap be nobody's interface: it has no address of any kind.
+pub(super) async fn silence(handle: &Handle, index: i32) {
+    let index = index.cast_unsigned();
     let mode = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
     let specification = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(mode)]);
     let quiet = LinkUnspec::new_with_index(index)
@@ -54,10 +55,18 @@ pub(super) async fn bring_up(
         .build();
     // A kernel without IPv6 has no such attribute.
     let _ = handle.link().set(quiet).execute().await;
-    let up = LinkUnspec::new_with_index(index)
-        .mtu(mtu)
+}
+
+pub(super) async fn bring_up(handle: &Handle, index: i32) -> Result<(), rtnetlink::Error> {
+    let up = LinkUnspec::new_with_index(index.cast_unsigned())
+        .mtu(MTU)
         .arp(false)
         .up()
         .build();
     handle.link().set(up).execute().await
+}
+
+pub(super) async fn take_down(handle: &Handle, index: i32) -> Result<(), rtnetlink::Error> {
+    let down = LinkUnspec::new_with_index(index.cast_unsigned()).down();
+    handle.link().set(down.build()).execute().await
 }

@@ -32,6 +32,9 @@ pub const PROGRAM_VARIABLE: &str = "HULL_QEMU";
 /// File name of the vsock back end.
 pub const VSOCK_PROGRAM: &str = "hull-vsock";
 
+/// The machine has eight places for virtio devices, of which vsock takes one.
+const MOST_DEVICES: usize = 7;
+
 /// The QEMU driver.
 #[derive(Debug)]
 pub struct Qemu {
@@ -104,6 +107,7 @@ impl Driver for Qemu {
         Capabilities {
             virtio_fs: true,
             pause: true,
+            devices: MOST_DEVICES,
         }
     }
 

@@ -1,0 +1,60 @@
+//! Frames from an interface to a tap and back, by the kernel's traffic control.
+
+use rtnetlink::Handle;
+use rtnetlink::packet_route::tc::TcHandle;
+
+use super::slots::Move;
+use super::{NetworkError, netlink, tap};
+
+/// Lets a tap lead to another interface, or nowhere.
+pub(super) async fn make(handle: &Handle, change: &Move) -> Result<(), NetworkError> {
+    if let Some(interface) = change.from {
+        disconnect(handle, interface).await;
+        disconnect(handle, change.tap).await;
+    }
+    match change.to {
+        Some(interface) => {
+            let connected = connect(handle, interface, change.tap).await;
+            connected.map_err(netlink(format!("connect the interface {interface}")))
+        }
+        None => {
+            let down = tap::take_down(handle, change.tap).await;
+            down.map_err(netlink("take the tap of an interface down"))
+        }
+    }
+}
+
+/// Sends every frame that comes in at `interface` into `tap`, and the other way round.
+async fn connect(handle: &Handle, interface: i32, tap: i32) -> Result<(), rtnetlink::Error> {
+    tap::bring_up(handle, tap).await?;
+    for (from, to) in [(interface, tap), (tap, interface)] {
+        redirect(handle, from, to).await?;
+    }
+    Ok(())
+}
+
+async fn redirect(handle: &Handle, from: i32, to: i32) -> Result<(), rtnetlink::Error> {
+    /// `ffff:`, the handle of an ingress queueing discipline.
+    const INGRESS: u32 = 0xffff_0000;
+    /// `ETH_P_ALL` as the network sees it.
+    const EVERY_PROTOCOL: u16 = 0x0003_u16.to_be();
+    // One that a pod left which was killed.
+    disconnect(handle, from).await;
+    handle.qdisc().add(from).ingress().execute().await?;
+    let to = u32::try_from(to).unwrap_or_default();
+    handle
+        .traffic_filter(from)
+        .add()
+        .parent(INGRESS)
+        .protocol(EVERY_PROTOCOL)
+        .redirect(to)?
+        .execute()
+        .await
+}
+
+/// Takes the redirection away. There may be none: whoever made the interface may have reset it.
+pub(super) async fn disconnect(handle: &Handle, index: i32) {
+    let mut removal = handle.qdisc().del(index);
+    removal.message_mut().header.parent = TcHandle::INGRESS;
+    let _ = removal.execute().await;
+}
