@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// containerd's configuration, in its directory: as on a node, seen from the node's root.
 pub const CONFIGURATION: &str = "etc/containerd/config.toml";
+/// Hull's own, beside it.
+const SETTINGS: &str = "etc/hull.toml";
 /// A running containerd. Whatever it runs ends with it.
 #[derive(Debug)]
 pub struct Containerd {
@@ -114,6 +116,7 @@ impl Containerd {
         fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
         let configuration = configuration(dir.path(), sandbox_image) + &runtimes.concat();
         fs::write(file, configuration).expect("written");
+        fs::write(dir.path().join(SETTINGS), "").expect("written");
         let networks = dir.path().join("cni");
         fs::create_dir(&networks).expect("a directory");
         fs::create_dir(dir.path().join("run")).expect("a directory");
@@ -156,6 +159,7 @@ impl Containerd {
             .arg(self.dir.path().join(CONFIGURATION))
             .env("PATH", path)
             .env("HULL_ROOT", self.hull_root())
+            .env("HULL_CONFIG", self.dir.path().join(SETTINGS))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)
@@ -167,6 +171,14 @@ impl Containerd {
             assert!(started.elapsed() < PATIENCE, "{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Sets what pods are given that are made from now on.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn configure(&self, settings: &str) {
+        fs::write(self.dir.path().join(SETTINGS), settings).expect("written");
     }
 
     /// Kills containerd. Its pods live on.
