@@ -1,16 +1,16 @@
 //! Frames from an interface to a tap and back, by the kernel's traffic control.
 
+use futures_util::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::tc::TcHandle;
 
-use super::slots::Move;
+use super::slots::{Move, Slot};
 use super::{NetworkError, netlink, tap};
 
 /// Lets a tap lead to another interface, or nowhere.
 pub(super) async fn make(handle: &Handle, change: &Move) -> Result<(), NetworkError> {
     if let Some(interface) = change.from {
         disconnect(handle, interface).await;
-        disconnect(handle, change.tap).await;
     }
     match change.to {
         Some(interface) => {
@@ -18,10 +18,26 @@ pub(super) async fn make(handle: &Handle, change: &Move) -> Result<(), NetworkEr
             connected.map_err(netlink(format!("connect the interface {interface}")))
         }
         None => {
+            disconnect(handle, change.tap).await;
             let down = tap::take_down(handle, change.tap).await;
             down.map_err(netlink("take the tap of an interface down"))
         }
     }
+}
+
+/// Whether a device is connected with the interface that it serves, if it serves one.
+pub(super) async fn is_made(handle: &Handle, slot: &Slot) -> bool {
+    let Some(interface) = slot.serves else {
+        return true;
+    };
+    for index in [interface, slot.tap] {
+        let filters = handle.traffic_filter(index).get().ingress().execute();
+        let filter = std::pin::pin!(filters).try_next().await;
+        if !matches!(filter, Ok(Some(_))) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Sends every frame that comes in at `interface` into `tap`, and the other way round.

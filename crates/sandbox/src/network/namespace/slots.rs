@@ -32,6 +32,15 @@ impl Slot {
         }
     }
 
+    /// Lets the tap lead to where it should lead already.
+    pub(super) fn again(&self) -> Move {
+        Move {
+            tap: self.tap,
+            from: None,
+            to: self.serves,
+        }
+    }
+
     pub(super) fn device(&self) -> MacAddress {
         MacAddress(self.device)
     }
