@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::containerd::Containerd;
+use harness::containerd::{Containerd, is_sandboxer};
 use harness::cri::{Cri, Pod};
 use harness::network::fetch;
 use harness::program;
@@ -250,6 +250,12 @@ fn attach(containerd: &Containerd) -> Child {
 
 #[tokio::test]
 async fn a_pod_process_that_is_started_again_goes_on_following() {
+    if is_sandboxer() {
+        eprintln!(
+            "not run: a pod process waits for containerd to describe such a sandbox, which it does once"
+        );
+        return;
+    }
     let mut containerd = Containerd::new();
     containerd.configure("network.spare_interfaces = 2");
     let mut cri = Cri::connect(&containerd).await;
