@@ -103,7 +103,7 @@ fn talk_to(address: &str) -> TcpStream {
 #[tokio::test]
 async fn an_interface_that_comes_later_is_the_pods() {
     let containerd = Containerd::new();
-    containerd.configure("network.spare_interfaces = 1");
+    containerd.set("network.spare_interfaces = 1");
     let mut cri = Cri::connect(&containerd).await;
     let (pod, id) = echo(&mut cri, "later").await;
     let list = ["ls", "/sys/class/net"];
@@ -141,7 +141,7 @@ async fn an_interface_that_comes_later_is_the_pods() {
 #[tokio::test]
 async fn changes_of_interfaces_are_followed() {
     let containerd = Containerd::new();
-    containerd.configure("network.spare_interfaces = 1");
+    containerd.set("network.spare_interfaces = 1");
     let mut cri = Cri::connect(&containerd).await;
     let (pod, id) = echo(&mut cri, "changes").await;
     // The ones that the pod had at its start, and those that came later.
@@ -187,7 +187,7 @@ async fn changes_of_interfaces_are_followed() {
 #[tokio::test]
 async fn an_interface_that_goes_makes_room_for_another() {
     let containerd = Containerd::new();
-    containerd.configure("network.spare_interfaces = 1");
+    containerd.set("network.spare_interfaces = 1");
     let mut cri = Cri::connect(&containerd).await;
     let (pod, id) = echo(&mut cri, "room").await;
     plug("net1", 7);
@@ -257,7 +257,7 @@ async fn a_pod_process_that_is_started_again_goes_on_following() {
         return;
     }
     let mut containerd = Containerd::new();
-    containerd.configure("network.spare_interfaces = 2");
+    containerd.set("network.spare_interfaces = 2");
     let mut cri = Cri::connect(&containerd).await;
     let (pod, id) = echo(&mut cri, "again").await;
     plug("net1", 7);

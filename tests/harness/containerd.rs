@@ -173,11 +173,11 @@ impl Containerd {
         }
     }
 
-    /// Sets what pods are given that are made from now on.
+    /// Sets what pods are given that are made from now on: Hull's settings.
     ///
     /// # Panics
     /// When it cannot be written.
-    pub fn configure(&self, settings: &str) {
+    pub fn set(&self, settings: &str) {
         fs::write(self.dir.path().join(SETTINGS), settings).expect("written");
     }
 

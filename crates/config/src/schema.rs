@@ -144,7 +144,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "network.spare_interfaces",
-        documentation: "how many interfaces a pod of an engine can get after its start, 0 to 3; one whose network is empty at the start, 1 to 3",
+        documentation: "how many interfaces a pod of an engine can get after its start, 0 to 3",
         annotation: true,
         kata: None,
         show: |config| Some(config.network.spare_interfaces.to_string()),

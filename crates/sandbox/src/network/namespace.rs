@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{MTU, NetworkError};
 use changes::Changes;
-use slots::{Slot, assign};
+use slots::{Link, Slot, assign};
 
 pub use follower::Follower;
 pub use loopback::Loopback;
@@ -78,7 +78,7 @@ impl NamespaceNetwork {
         let adopted = inside(entered, move |handle| async move {
             let changes = Changes::subscribe().map_err(NetworkError::host("follow the network"))?;
             let mut scan = scan::scan(&handle, &[]).await?;
-            let interfaces = scan.indexes();
+            let interfaces = scan.links();
             if let Some((_, problem)) = scan.refused.pop() {
                 return Err(problem);
             }
@@ -88,6 +88,12 @@ impl NamespaceNetwork {
                     room,
                 });
             }
+            // Whoever starts with an empty one adds interfaces later.
+            let spares = if interfaces.is_empty() {
+                spares.max(1)
+            } else {
+                spares
+            };
             let (mut slots, mut taps) = (Vec::new(), Vec::new());
             for (number, _) in (0..=u8::MAX).zip(0..(interfaces.len() + spares).min(room)) {
                 let (index, tap) = tap::create()?;
@@ -171,7 +177,7 @@ impl NamespaceNetwork {
 impl NamespaceRecord {
     /// Takes the redirections away. A namespace that is gone, or an interface, needs nothing.
     pub(super) async fn release(&self) {
-        let interfaces: Vec<i32> = self.slots.iter().filter_map(|slot| slot.serves).collect();
+        let interfaces: Vec<Link> = self.slots.iter().filter_map(|slot| slot.serves).collect();
         let released = async {
             inside(open(&self.path)?, |handle| async move {
                 for index in interfaces {

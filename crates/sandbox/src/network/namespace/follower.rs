@@ -84,7 +84,7 @@ impl Follower {
             Ok((scan, unmade))
         });
         let (scan, unmade) = looked.await?;
-        let (mut moves, left_out) = assign(&mut self.lock(), &scan.indexes());
+        let (mut moves, left_out) = assign(&mut self.lock(), &scan.links());
         let still = |change: &Move| self.lock().iter().any(|slot| slot.again() == *change);
         moves.extend(unmade.into_iter().filter(still));
         let mut all_left_out = HashSet::new();

@@ -19,13 +19,15 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::slots::Slot;
+use super::slots::{Link, Slot};
 use super::{MTU, NetworkError, netlink};
 
 /// An interface that the guest gets.
 #[derive(Debug)]
 struct Interface {
     index: i32,
+    /// Whether it takes the frames of all multicast groups.
+    all_multicast: bool,
     name: String,
     hardware_address: [u8; 6],
     mtu: u32,
@@ -95,9 +97,12 @@ pub(super) async fn scan(handle: &Handle, taps: &[i32]) -> Result<Scan, NetworkE
 
 impl Scan {
     /// The interfaces that a guest can have.
-    pub(super) fn indexes(&self) -> Vec<i32> {
-        let interfaces = self.interfaces.iter();
-        interfaces.map(|interface| interface.index).collect()
+    pub(super) fn links(&self) -> Vec<Link> {
+        let links = self.interfaces.iter().map(|interface| Link {
+            index: interface.index,
+            all_multicast: interface.all_multicast,
+        });
+        links.collect()
     }
 
     pub(super) fn name_of(&self, index: i32) -> &str {
@@ -108,11 +113,8 @@ impl Scan {
 
     /// What a guest is told whose devices serve these interfaces.
     pub(super) fn guest(&self, slots: &[Slot]) -> agent::Network {
-        let slot_of = |interface: &Interface| {
-            slots
-                .iter()
-                .find(|slot| slot.serves == Some(interface.index))
-        };
+        let slot_of =
+            |interface: &Interface| slots.iter().find(|slot| slot.is_for(interface.index));
         let served = self.interfaces.iter();
         let served = served.filter_map(|interface| Some((interface, slot_of(interface)?)));
         let names: HashMap<u32, &str> = served
@@ -181,6 +183,7 @@ fn interface(link: &LinkMessage) -> Result<Option<Interface>, NetworkError> {
         name,
         hardware_address,
         mtu,
+        all_multicast: link.header.flags.contains(LinkFlags::Allmulti),
         no_arp: link.header.flags.contains(LinkFlags::Noarp),
     }))
 }
