@@ -8,7 +8,11 @@ use std::process::Command;
 use harness::containerd::Containerd;
 use harness::cri::Cri;
 use harness::disk::SmallDisk;
+use harness::machine::{POD_PROCESS, is_running, process_of_pod};
+use harness::program;
 use k8s_cri::v1::{ContainerConfig, ContainerState, LinuxContainerResources, PodSandboxConfig};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tonic::Status;
 
@@ -25,6 +29,27 @@ fn for_privileged(mut config: PodSandboxConfig) -> PodSandboxConfig {
     let context = linux.security_context.as_mut().expect("a context");
     context.privileged = true;
     config
+}
+
+#[tokio::test]
+async fn a_pod_process_that_hangs_is_cleaned_up_after() {
+    let containerd = Containerd::new();
+    let mut cri = Cri::connect(&containerd).await;
+    let pod = cri.run_pod("hangs").await;
+    let root = containerd.hull_root();
+    let process = process_of_pod(&root, "hangs", POD_PROCESS).expect("it runs");
+    kill(Pid::from_raw(process), Signal::SIGSTOP).expect("stopped");
+    let mut states = fs::read_dir(root.join("run")).expect("state directories");
+    let state = states.next().expect("one").expect("read").path();
+    // What containerd's `delete` does at its end, with more patience than it has.
+    let cleaned_up = Command::new(program(POD_PROCESS))
+        .arg("clean-up")
+        .arg(&state)
+        .status();
+    assert!(cleaned_up.expect("it starts").success());
+    assert!(!state.exists() && !is_running(process));
+    cri.remove_pod(&pod).await;
+    containerd.assert_no_pods();
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ pub async fn delete(invocation: &Invocation) -> Result<(), EngineError> {
         clean_up_aside(&state_dir).await?;
     } else if let Some(pod) = pod_of(invocation) {
         let state_dir = invocation.state_dir(&pod);
-        if let Ok(pod) = PodProcess::dial(&state_dir).await {
+        if let Some(pod) = dial(&state_dir).await {
             delete_member(pod.task(), &invocation.id).await;
         }
     }
@@ -73,7 +73,7 @@ async fn clean_up_aside(state_dir: &Path) -> Result<(), EngineError> {
 /// # Errors
 /// When something is left.
 pub async fn clean_up(state_dir: &Path) -> Result<(), EngineError> {
-    if let Ok(pod) = PodProcess::dial(state_dir).await {
+    if let Some(pod) = dial(state_dir).await {
         let request = api::ShutdownRequest {
             now: true,
             ..Default::default()
@@ -83,6 +83,12 @@ pub async fn clean_up(state_dir: &Path) -> Result<(), EngineError> {
         let _ = tokio::time::timeout(PATIENCE, pod.gone()).await;
     }
     Ok(destroy(state_dir).await?)
+}
+
+/// The pod process, if it answers: one that hangs has its socket open as well.
+async fn dial(state_dir: &Path) -> Option<PodProcess> {
+    let dialled = tokio::time::timeout(PATIENCE, PodProcess::dial(state_dir)).await;
+    dialled.ok()?.ok()
 }
 
 /// The pod that the container's specification names. Without a specification it never was in one.
