@@ -21,7 +21,7 @@ const MEMORY_MIB: u32 = 64;
 /// As many pods run when memory is looked at; how long a start takes is told apart by them as well.
 const COUNTS: [u32; 3] = [1, 10, 50];
 /// As many pods are started at once.
-const AT_ONCE: u32 = 8;
+const AT_ONCE: [u32; 2] = [10, 50];
 
 /// Pods that run; they end when this is dropped.
 #[derive(Debug)]
@@ -73,8 +73,10 @@ impl Bench<'_> {
             for handler in [HULL, RUNC] {
                 one_after_the_other(&containerd, handler, most, &mut table)?;
             }
-            for handler in [HULL, RUNC] {
-                at_once(&containerd, handler, &mut table)?;
+            for count in AT_ONCE.into_iter().filter(|count| *count <= most) {
+                for handler in [HULL, RUNC] {
+                    at_once(&containerd, handler, count, &mut table)?;
+                }
             }
         }
         Ok(table)
@@ -106,10 +108,16 @@ fn one_after_the_other(
     Ok(())
 }
 
-fn at_once(containerd: &Containerd, handler: &'static str, table: &mut Table) -> Result<()> {
+fn at_once(
+    containerd: &Containerd,
+    handler: &'static str,
+    count: u32,
+    table: &mut Table,
+) -> Result<()> {
     interrupt::check()?;
-    let barrier = Barrier::new(AT_ONCE as usize);
-    let start_one = |number: u32| {
+    let barrier = Barrier::new(count as usize);
+    let barrier = &barrier;
+    let start_one = move |number: u32| {
         let mut pods = Pods::none(containerd, handler);
         barrier.wait();
         let took = pods.start(&format!("at-once-{number}"));
@@ -118,14 +126,14 @@ fn at_once(containerd: &Containerd, handler: &'static str, table: &mut Table) ->
         took
     };
     let took = std::thread::scope(|scope| {
-        let starting: Vec<_> = (0..AT_ONCE)
+        let starting: Vec<_> = (0..count)
             .map(|number| scope.spawn(move || start_one(number)))
             .collect();
         let took = starting.into_iter().map(|thread| thread.join().ok());
         took.collect::<Option<Vec<_>>>()
     });
     let took = took.ok_or_else(|| anyhow!("a pod of {handler} did not start"))?;
-    let name = format!("{handler}, start of {AT_ONCE} pods at once");
+    let name = format!("{handler}, start of {count} pods at once");
     for took in &took {
         let name = format!("{name}, each");
         table.push(&name, Unit::Milliseconds, milliseconds(*took));
