@@ -16,6 +16,8 @@ KVM_TESTS := $(CARGO_TARGET_DIR)/kvm-tests
 KVM ?=
 # The image that `make demo` runs: a registry's where it is reachable, else one made from Debian's packages.
 DEMO_IMAGE ?= docker.io/library/debian:stable-slim
+# Programs whose tests are of pods: containerd's sandboxer `shim` has only those.
+POD_TESTS := links|mounts|pod_faults|pod_metrics|pod_networks|pods|sizes|volumes
 # How long the tests may take in the lab, in seconds.
 LAB_SECONDS ?= 1800
 # How long `make fuzz` runs each target, in seconds.
@@ -64,8 +66,8 @@ test-containerd: build guest images ## run the tests with containerd once more w
 	@containerd=$$(tests/containerd/newest); \
 	if [ -n "$$containerd" ]; then \
 	  export HULL_CONTAINERD=$$containerd; \
-	  cargo nextest run --locked --package hull-tests -E 'binary(/^(containerd|ctr|pod_faults|pods|pull|sizes|volumes)$$/)'; \
-	  HULL_SANDBOXER=shim cargo nextest run --locked --package hull-tests -E 'binary(/^(pods|sizes|volumes)$$/)'; \
+	  cargo nextest run --locked --package hull-tests -E 'binary(/^(containerd|ctr|pull|snapshotters|$(POD_TESTS))$$/)'; \
+	  HULL_SANDBOXER=shim cargo nextest run --locked --package hull-tests -E 'binary(/^($(POD_TESTS))$$/)'; \
 	fi
 
 test-kvm: build guest images ## run end-to-end tests under real KVM in the lab, on a machine that has none

@@ -95,6 +95,7 @@ impl GuestSpec {
                 }
                 storages.push(memory);
             } else if let Some(bind) = host_bind(mount, binds.len()) {
+                refuse_propagation_to_host(mount)?;
                 leave_submounts_writable(mount)?;
                 mount.set_source(Some(guest_dir.join(&bind.name)));
                 binds.push(bind);
@@ -189,6 +190,17 @@ fn has_submounts(dir: &Path) -> Result<bool, SandboxError> {
         .replace(' ', r"\040");
     let below = format!("{}/", escaped.trim_end_matches('/'));
     Ok(points.any(|point| point.starts_with(&below)))
+}
+
+/// What is mounted in a guest is its kernel's, and the host's knows nothing of it.
+fn refuse_propagation_to_host(mount: &Mount) -> Result<(), SandboxError> {
+    let mut options = mount.options().iter().flatten();
+    match options.any(|option| option == "shared" || option == "rshared") {
+        true => Err(SandboxError::Unsupported(
+            "volumes whose mounts propagate to the host (Bidirectional)",
+        )),
+        false => Ok(()),
+    }
 }
 
 fn is_bind(mount: &Mount) -> bool {
@@ -310,6 +322,23 @@ mod tests {
         let mount = &guest.spec.mounts().as_ref().unwrap()[0];
         assert_eq!(json!(mount.options()), options);
         assert_eq!(guest.binds[0].mount.options, ["rbind", "rro"]);
+    }
+
+    #[test]
+    fn mounts_that_were_to_appear_on_the_host_are_refused() {
+        let with = |propagation: &str| {
+            guest_spec(&json!({
+                "ociVersion": "1.0.2",
+                "mounts": [{"destination": "/v", "type": "bind", "source": "/x", "options": ["rbind", propagation]}],
+            }))
+        };
+        for propagation in ["shared", "rshared"] {
+            assert!(matches!(
+                with(propagation),
+                Err(SandboxError::Unsupported(_))
+            ));
+        }
+        with("rslave").unwrap();
     }
 
     #[test]
