@@ -71,9 +71,20 @@ fn machine_options(all: &[String]) -> Vec<String> {
             continue;
         }
         kept.push(option.clone());
-        kept.extend(value.cloned());
+        kept.extend(value.map(|value| own_memory(value)));
     }
     kept
+}
+
+/// Hull hands QEMU a file for the guest's memory; here QEMU makes the same by itself.
+fn own_memory(value: &str) -> String {
+    let parts = value
+        .split(',')
+        .filter(|part| !part.starts_with("mem-path="));
+    let parts: Vec<_> = parts.collect();
+    parts
+        .join(",")
+        .replace("memory-backend-file", "memory-backend-memfd")
 }
 
 #[cfg(test)]
@@ -83,7 +94,7 @@ mod tests {
     #[test]
     fn the_machine_stays_and_its_devices_go() {
         let words = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
-        let hulls = "-no-reboot -machine microvm -kernel /proc/self/fd/7 -object memory-backend-memfd,id=ram \
+        let hulls = "-no-reboot -machine microvm -kernel /proc/self/fd/7 -object memory-backend-file,id=ram,mem-path=/x \
                      -object rng-random,id=r -device virtio-rng-device -accel tcg -serial chardev:console";
         assert_eq!(
             machine_options(&words(hulls)),

@@ -55,6 +55,12 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// of times, also after the end.
     async fn wait(&self) -> Exit;
 
+    /// Once, when the guest has said its first word and has not grown yet: gives back what only its start needed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn booted(&self) -> Result<(), VmError>;
+
     /// Stops all virtual CPUs.
     ///
     /// # Errors

@@ -172,6 +172,7 @@ async fn reach(
     let configured = async {
         let hello = ready.ready().await?;
         tracing::debug!(?hello, "the guest is ready");
+        machine.vm.booted()?;
         let guest = Guest::connect(&vsock(state_dir)).await?;
         configure(config, machine, &guest).await?;
         Ok::<_, SandboxError>(guest)

@@ -36,6 +36,7 @@ impl Sockets {
 pub(super) struct Handed {
     kernel: OwnedFd,
     initramfs: OwnedFd,
+    memory: OwnedFd,
     vsock: OwnedFd,
     qmp_listener: OwnedFd,
     console_listener: OwnedFd,
@@ -44,6 +45,7 @@ pub(super) struct Handed {
 impl Handed {
     pub(super) fn open(
         config: &VmConfig,
+        memory: OwnedFd,
         sockets: &Sockets,
         qmp_listener: OwnedFd,
         console_listener: OwnedFd,
@@ -56,6 +58,7 @@ impl Handed {
         Ok(Self {
             kernel: open(&config.boot.kernel)?,
             initramfs: open(&config.boot.initramfs)?,
+            memory,
             vsock: connect(&sockets.vsock_vhost)?,
             qmp_listener,
             console_listener,
@@ -80,6 +83,7 @@ pub(super) struct CommandLine {
 impl CommandLine {
     pub(super) fn new(
         config: VmConfig,
+        memory: Memory,
         accelerator: Accelerator,
         handed: Handed,
     ) -> Result<Self, VmError> {
@@ -87,8 +91,8 @@ impl CommandLine {
             arguments: Vec::new(),
             inherited: Vec::new(),
         };
-        let memory = Memory::new(config.size, config.max);
-        line.machine(&config, memory, accelerator);
+        let file = line.hand_over(handed.memory);
+        line.machine(&config, memory, file, accelerator);
         for (option, file) in [("-kernel", handed.kernel), ("-initrd", handed.initramfs)] {
             let fd = line.hand_over(file);
             line.option(option, format!("/proc/self/fd/{fd}"));
@@ -130,7 +134,13 @@ impl CommandLine {
         self.arguments.extend([name.to_owned(), value]);
     }
 
-    fn machine(&mut self, config: &VmConfig, memory: Memory, accelerator: Accelerator) {
+    fn machine(
+        &mut self,
+        config: &VmConfig,
+        memory: Memory,
+        file: RawFd,
+        accelerator: Accelerator,
+    ) {
         // Under KVM the guest has the paravirtual clock. TCG's guest takes the time from the RTC, for
         // which it would wait a second if there were none.
         let (rtc, accel, cpu) = match accelerator {
@@ -158,7 +168,7 @@ impl CommandLine {
         self.option(
             "-object",
             format!(
-                "memory-backend-memfd,id=ram,size={}M,share=on",
+                "memory-backend-file,id=ram,size={}M,share=on,mem-path=/proc/self/fd/{file}",
                 memory.total_mib
             ),
         );
@@ -289,11 +299,13 @@ mod tests {
         let handed = Handed {
             kernel: fd(),
             initramfs: fd(),
+            memory: fd(),
             vsock: fd(),
             qmp_listener: fd(),
             console_listener: fd(),
         };
-        CommandLine::new(config, accelerator, handed)
+        let memory = Memory::new(config.size, config.max);
+        CommandLine::new(config, memory, accelerator, handed)
             .unwrap()
             .arguments
     }

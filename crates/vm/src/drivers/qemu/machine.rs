@@ -1,18 +1,23 @@
 //! A QEMU process that runs.
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use qapi::qmp::{self, ShutdownCause};
 use tokio::net::UnixStream;
 
 use crate::accel::Accelerator;
+use crate::config::MachineSize;
 use crate::console::Console;
 use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
 use crate::process::{Process, describe_status};
 
 use super::command_line::Sockets;
+use super::memory::Memory;
 use super::qmp::Qmp;
 use super::{PROGRAM, VSOCK_PROGRAM};
 
@@ -22,6 +27,29 @@ pub(super) struct Parts {
     pub(super) run_dir: PathBuf,
     pub(super) accelerator: Accelerator,
     pub(super) connections: Connections,
+    /// Of a machine that this process has started.
+    pub(super) booting: Mutex<Option<Booting>>,
+}
+
+/// The memory of a machine whose guest is to come up.
+#[derive(Debug)]
+pub(super) struct Booting {
+    size: MachineSize,
+    memory: Memory,
+    file: File,
+}
+
+impl Booting {
+    pub(super) fn new(size: MachineSize, memory: Memory) -> Result<Self, VmError> {
+        let file = memory.file()?;
+        Ok(Self { size, memory, file })
+    }
+
+    pub(super) fn for_vmm(&self) -> Result<OwnedFd, VmError> {
+        let file = self.file.try_clone();
+        let file = file.map_err(VmError::host("hand the guest's memory over"))?;
+        Ok(file.into())
+    }
 }
 
 /// Our ends of QEMU's sockets.
@@ -78,6 +106,7 @@ impl Machine {
                 accelerator: record.accelerator,
                 connections: Connections::open(&Sockets::in_dir(&record.run_dir), &record.run_dir)
                     .await?,
+                booting: Mutex::default(),
             },
         })
     }
@@ -136,6 +165,14 @@ impl Vm for Machine {
         };
         self.parts.connections.console.ended().await;
         exit
+    }
+
+    fn booted(&self) -> Result<(), VmError> {
+        let booting = self.parts.booting.lock();
+        match booting.expect("no holder of this lock panics").take() {
+            Some(booting) => booting.memory.give_back_unused(booting.size, &booting.file),
+            None => Ok(()),
+        }
     }
 
     async fn pause(&self) -> Result<(), VmError> {

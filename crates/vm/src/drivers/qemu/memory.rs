@@ -1,6 +1,12 @@
 //! Where a machine's memory lies, and how much of it its guest leaves alone at first.
 
+use std::fs::File;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
 use crate::config::MachineSize;
+use crate::error::VmError;
 
 /// What a guest takes into use at once, MiB: a block of its kernel's, which begins at a multiple of its size.
 const BLOCK_MIB: u32 = 128;
@@ -23,6 +29,29 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// A file for it, of which nothing is there yet.
+    pub(super) fn file(self) -> Result<File, VmError> {
+        let cannot = || VmError::host("make the guest's memory");
+        let file = memfd_create("guest-memory", MFdFlags::MFD_CLOEXEC)
+            .map_err(|errno| cannot()(errno.into()))?;
+        let file = File::from(file);
+        file.set_len(mebibytes(self.total_mib)).map_err(cannot())?;
+        Ok(file)
+    }
+
+    /// Gives back what the guest does not use yet. QEMU has left the initial file system at the end of it, and the
+    /// kernel has made a copy where its memory is.
+    pub(super) fn give_back_unused(self, size: MachineSize, file: &File) -> Result<(), VmError> {
+        if self.limit_mib.is_none() {
+            return Ok(());
+        }
+        let offset = |mib| i64::try_from(mebibytes(mib)).unwrap_or(i64::MAX);
+        let from = offset(size.memory_mib);
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(file, flags, from, offset(self.total_mib) - from)
+            .map_err(|errno| VmError::host("give guest memory back")(errno.into()))
+    }
+
     /// Enough for `max`, in whole blocks behind the first `size`.
     pub(super) fn new(size: MachineSize, max: MachineSize) -> Self {
         let at_first = size.memory_mib;
@@ -52,6 +81,10 @@ impl Memory {
     }
 }
 
+fn mebibytes(count: u32) -> u64 {
+    u64::from(count) << 20
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +108,28 @@ mod tests {
         assert_eq!(memory(200, 201), (384, Some(200)));
         assert_eq!(memory(128, 2048), (2048, Some(128)));
         assert_eq!(memory(70_000, 70_001), (72_704, Some(71_024)));
+    }
+
+    #[test]
+    fn what_is_not_used_yet_is_given_back() {
+        use std::os::unix::fs::{FileExt, MetadataExt};
+        let of = |memory_mib| MachineSize {
+            vcpus: 1,
+            memory_mib,
+        };
+        let memory = Memory::new(of(64), of(192));
+        let file = memory.file().unwrap();
+        for mib in [63, 64, 255] {
+            file.write_all_at(b"x", mebibytes(mib)).unwrap();
+        }
+        memory.give_back_unused(of(64), &file).unwrap();
+        let mut read = [0; 1];
+        for (mib, kept) in [(63, b"x"), (64, b"\0"), (255, b"\0")] {
+            file.read_exact_at(&mut read, mebibytes(mib)).unwrap();
+            assert_eq!(&read, kept, "{mib}");
+        }
+        // One page, in units of 512 bytes.
+        assert_eq!(file.metadata().unwrap().blocks(), 8);
     }
 
     #[test]

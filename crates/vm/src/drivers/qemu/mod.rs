@@ -11,6 +11,7 @@ mod qmp;
 
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use tokio::process::Command;
@@ -23,7 +24,8 @@ use crate::error::VmError;
 use crate::process::{self, Process};
 
 use command_line::{CommandLine, Handed, Sockets};
-use machine::Machine;
+use machine::{Booting, Machine};
+use memory::Memory;
 
 /// File name of QEMU's program.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -144,8 +146,11 @@ impl Qemu {
         let connections = machine::Connections::open(sockets, &config.run_dir).await?;
 
         let run_dir = config.run_dir.clone();
-        let handed = Handed::open(&config, sockets, qmp_listener, console_listener)?;
-        let line = CommandLine::new(config, accelerator, handed)?;
+        let memory = Memory::new(config.size, config.max);
+        let booting = Booting::new(config.size, memory)?;
+        let file = booting.for_vmm()?;
+        let handed = Handed::open(&config, file, sockets, qmp_listener, console_listener)?;
+        let line = CommandLine::new(config, memory, accelerator, handed)?;
         tracing::debug!(arguments = ?line.arguments, "starting QEMU");
         let mut command = Command::new(&self.program);
         command.args(&line.arguments);
@@ -155,6 +160,7 @@ impl Qemu {
             run_dir,
             accelerator,
             connections,
+            booting: Mutex::new(Some(booting)),
         };
         Ok((vmm, parts))
     }
