@@ -66,15 +66,15 @@ test-containerd: build guest images ## run the tests with containerd once more w
 	@containerd=$$(tests/containerd/newest); \
 	if [ -n "$$containerd" ]; then \
 	  export HULL_CONTAINERD=$$containerd; \
-	  cargo nextest run --locked --package hull-tests -E 'binary(/^(containerd|ctr|pull|snapshotters|$(POD_TESTS))$$/)'; \
-	  HULL_SANDBOXER=shim cargo nextest run --locked --package hull-tests -E 'binary(/^($(POD_TESTS))$$/)'; \
+	  cargo nextest run --locked --workspace -E 'binary(/^(containerd|ctr|pull|snapshotters|$(POD_TESTS))$$/)'; \
+	  HULL_SANDBOXER=shim cargo nextest run --locked --workspace -E 'binary(/^($(POD_TESTS))$$/)'; \
 	fi
 
 test-kvm: build guest images ## run end-to-end tests under real KVM in the lab, on a machine that has none
 	@mkdir -p $(KVM_TESTS)
 	@# What is built, and where, is asked for here: cargo would need minutes for it in the lab.
 	cargo metadata --locked --format-version 1 > $(KVM_TESTS)/workspace.json
-	cargo nextest list --locked --package hull-tests --list-type binaries-only --message-format json \
+	cargo nextest list --locked --workspace --list-type binaries-only --message-format json \
 	  > $(KVM_TESTS)/programs.json
 	@# The larger amounts that CI asks for are for the other run: they do not depend on what a guest runs on.
 	env --unset=HULL_TEST_STREAM_MIB --unset=HULL_TEST_RUNS tests/lab/lab run --timeout $(LAB_SECONDS) -- \
