@@ -19,7 +19,7 @@ DEMO_IMAGE ?= docker.io/library/debian:stable-slim
 # Programs whose tests are of pods: containerd's sandboxer `shim` has only those.
 POD_TESTS := links|mounts|pod_faults|pod_metrics|pod_networks|pods|sizes|volumes
 # How long the tests may take in the lab, in seconds.
-LAB_SECONDS ?= 1800
+LAB_SECONDS ?= 2700
 # How long `make fuzz` runs each target, in seconds.
 FUZZ_SECONDS ?= 30
 SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run fuzz/run \
