@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::anchor::Anchor;
 use crate::error::SandboxError;
+use crate::limits::Limits;
 use crate::mount::{self, MountSpec};
-use crate::pod::Limits;
 use crate::process::{Process, TaskRecord};
 use crate::share::create_dir;
 use crate::spec::{self, Disk, GuestSpec, HostBind};

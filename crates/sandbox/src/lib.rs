@@ -10,6 +10,7 @@ pub mod container;
 pub mod error;
 pub mod guest;
 pub mod json_file;
+mod limits;
 pub mod mount;
 pub mod network;
 pub mod pod;
@@ -25,6 +26,7 @@ pub use config::{
 pub use container::{Container, CreateContainer, PreparedContainer};
 pub use error::SandboxError;
 pub use hull_seccomp::SeccompError;
+pub use limits::Limits;
 pub use pod::{End, Pod, abandon, destroy, live_vmm};
 pub use process::{ExitRecord, ExitStatus, Process};
 pub use spec::read_bundle as bundle_spec;

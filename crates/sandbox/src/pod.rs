@@ -23,7 +23,6 @@ use crate::process::{ExitStatus, Process};
 use crate::share::Share;
 
 pub use record::{abandon, destroy, live_vmm};
-pub(crate) use size::Limits;
 
 /// A pod whose guest runs.
 #[derive(Debug)]

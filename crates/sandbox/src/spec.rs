@@ -14,8 +14,8 @@ use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use crate::error::SandboxError;
 use crate::json_file;
+use crate::limits::Limits;
 use crate::mount::{MountSpec, origin};
-use crate::pod::Limits;
 use crate::share;
 
 pub(crate) use devices::Disk;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hull_config::{Config, ConfigError};
-use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, Vmm};
+use hull_sandbox::{GuestFiles, Limits, NetworkConfig, PodConfig, SandboxError, Vmm};
 use hull_vm::MachineSize;
 use hull_vm::config::MAX_VCPUS;
 
@@ -37,29 +37,6 @@ pub(crate) struct PodRequest {
     pub(crate) placeholder: bool,
 }
 
-/// What limits a whole pod.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Limits {
-    pub(crate) vcpus: Option<u32>,
-    pub(crate) memory_mib: Option<u32>,
-}
-
-impl Limits {
-    /// A memory limit in bytes, a CPU quota in microseconds of each period. Zero and less are no limit.
-    pub(crate) fn new(memory: Option<i64>, quota: Option<i64>, period: Option<i64>) -> Self {
-        const PERIOD: i64 = 100_000;
-        let limit = |value: Option<i64>| value.filter(|value| *value > 0);
-        let rounded_up = |value: i64, unit: i64| {
-            u32::try_from(value.saturating_add(unit - 1) / unit).unwrap_or(u32::MAX)
-        };
-        let period = limit(period).unwrap_or(PERIOD);
-        Self {
-            vcpus: limit(quota).map(|quota| rounded_up(quota, period)),
-            memory_mib: limit(memory).map(|bytes| rounded_up(bytes, 1 << 20)),
-        }
-    }
-}
-
 impl PodRequest {
     /// What the pod is given.
     ///
@@ -69,8 +46,8 @@ impl PodRequest {
         let (vm, guest) = (&settings.vm, &settings.guest);
         let size = MachineSize {
             // More than a guest can have is no limit to it.
-            vcpus: self.limits.vcpus.unwrap_or(vm.vcpus).min(MAX_VCPUS),
-            memory_mib: self.limits.memory_mib.map_or(vm.memory.mib(), |limit| {
+            vcpus: self.limits.vcpus().unwrap_or(vm.vcpus).min(MAX_VCPUS),
+            memory_mib: self.limits.memory_mib().map_or(vm.memory.mib(), |limit| {
                 limit.saturating_add(vm.memory_overhead.mib())
             }),
         };

@@ -9,11 +9,12 @@ use hull_agent_api::agent;
 use oci_spec::runtime::LinuxResources;
 use ttrpc::Error as RpcError;
 
-use super::{Limits, Pod};
+use super::Pod;
 use crate::anchor::Anchor;
 use crate::container::{Container, CreateContainer, Files, PreparedContainer, check_id};
 use crate::error::SandboxError;
 use crate::guest::{promptly, whenever};
+use crate::limits::Limits;
 use crate::process::Process;
 use crate::share::Disks;
 use crate::spec::{Disk, GuestSpec};

@@ -2,64 +2,19 @@
 
 use hull_agent_api::agent;
 use hull_vm::MachineSize;
-use oci_spec::runtime::LinuxResources;
-use serde::{Deserialize, Serialize};
 
 use super::Pod;
 use crate::error::SandboxError;
 use crate::guest::promptly;
-
-/// What a container may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Limits {
-    /// Bytes.
-    memory: Option<u64>,
-    /// Thousandths of a CPU.
-    cpu_millis: Option<u64>,
-}
-
-impl Limits {
-    /// Of a specification or an update; what either does not say is not limited, or not changed.
-    pub(crate) fn of(resources: Option<&LinuxResources>) -> Self {
-        const PERIOD: u64 = 100_000;
-        let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
-        let memory = resources.and_then(|all| all.memory().as_ref()?.limit());
-        let cpu = resources.and_then(|all| all.cpu().as_ref());
-        let period = cpu
-            .and_then(|cpu| cpu.period())
-            .filter(|period| *period > 0);
-        let quota = cpu.and_then(|cpu| positive(cpu.quota()?));
-        Self {
-            memory: memory.and_then(positive),
-            cpu_millis: quota.map(|quota| {
-                quota
-                    .saturating_mul(1000)
-                    .div_ceil(period.unwrap_or(PERIOD))
-            }),
-        }
-    }
-
-    /// After an update.
-    pub(crate) fn updated(self, update: Self) -> Self {
-        Self {
-            memory: update.memory.or(self.memory),
-            cpu_millis: update.cpu_millis.or(self.cpu_millis),
-        }
-    }
-}
+use crate::limits::Limits;
 
 /// The size at which each of the containers can have all that it may use. Those without a limit share with the
 /// others.
 fn needed(containers: impl Iterator<Item = Limits>, overhead_mib: u32) -> MachineSize {
-    let (mut memory, mut cpu_millis) = (0_u64, 0_u64);
-    for limits in containers {
-        memory = memory.saturating_add(limits.memory.unwrap_or(0));
-        cpu_millis = cpu_millis.saturating_add(limits.cpu_millis.unwrap_or(0));
-    }
-    let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let all = containers.fold(Limits::default(), Limits::with);
     MachineSize {
-        vcpus: number(cpu_millis.div_ceil(1000)),
-        memory_mib: number(memory.div_ceil(1 << 20)).saturating_add(overhead_mib),
+        vcpus: all.vcpus().unwrap_or(0),
+        memory_mib: all.memory_mib().unwrap_or(0).saturating_add(overhead_mib),
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use hull_sandbox::Limits;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 
 use super::role::Role;
 use super::{EngineError, Invocation};
-use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, Limits, PodRequest};
+use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, PodRequest};
 
 /// What the container that is the pod, or stands for it, asks for.
 ///
@@ -64,16 +65,7 @@ fn limits_of_pod(spec: &Spec) -> Limits {
 /// Of a container that is a pod by itself.
 fn limits_of_container(spec: &Spec) -> Limits {
     let linux = spec.linux().as_ref();
-    let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) else {
-        return Limits::default();
-    };
-    let memory = resources.memory().as_ref();
-    let cpu = resources.cpu().as_ref();
-    Limits::new(
-        memory.and_then(|memory| memory.limit()),
-        cpu.and_then(|cpu| cpu.quota()),
-        cpu.and_then(|cpu| i64::try_from(cpu.period()?).ok()),
-    )
+    Limits::of(linux.and_then(|linux| linux.resources().as_ref()))
 }
 
 fn namespaces(spec: &Spec) -> impl Iterator<Item = &LinuxNamespace> {
@@ -135,7 +127,7 @@ mod tests {
         let limits = limits_of_container(&spec(json!({
             "resources": {"memory": {"limit": 1_048_577}, "cpu": {"quota": 150_000, "period": 100_000}},
         })));
-        assert_eq!((limits.vcpus, limits.memory_mib), (Some(2), Some(2)));
+        assert_eq!((limits.vcpus(), limits.memory_mib()), (Some(2), Some(2)));
         let none = json!({"resources": {"memory": {"limit": 0}, "cpu": {"quota": -1}}});
         assert_eq!(limits_of_container(&spec(none)), Limits::default());
     }
@@ -152,7 +144,7 @@ mod tests {
             "linux": {"resources": {"memory": {"limit": 1_048_576}}},
         });
         let limits = limits_of_pod(&serde_json::from_value(spec).unwrap());
-        assert_eq!((limits.vcpus, limits.memory_mib), (Some(1), Some(256)));
+        assert_eq!((limits.vcpus(), limits.memory_mib()), (Some(1), Some(256)));
     }
 
     #[test]

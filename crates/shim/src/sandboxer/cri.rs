@@ -4,10 +4,10 @@ use std::path::Path;
 
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
-use hull_sandbox::{PodConfig, SandboxError};
+use hull_sandbox::{Limits, PodConfig, SandboxError};
 
 use super::{PendingPod, files};
-use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, Limits, PodRequest, settings};
+use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, PodRequest, settings};
 use crate::rpc_status::{chain, invalid, rpc_error};
 
 mod generated {
@@ -136,7 +136,7 @@ mod tests {
         };
         let request = pod_request(&pending(), &sandbox, "/run/netns/x").unwrap();
         assert_eq!(
-            (request.limits.vcpus, request.limits.memory_mib),
+            (request.limits.vcpus(), request.limits.memory_mib()),
             (Some(2), Some(256))
         );
         assert_eq!(request.cgroup.as_deref(), Some("/kubepods/pod1/abc"));
