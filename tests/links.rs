@@ -5,13 +5,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::containerd::{Containerd, is_sandboxer};
 use harness::cri::{Cri, Pod};
-use harness::network::fetch;
+use harness::network::{fetch, ip};
 use harness::program;
 use harness::traces::{pids_of, wait_for_end};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -20,13 +19,6 @@ use nix::unistd::Pid;
 
 /// Longest time that a warning has to appear.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    let output = output.expect("ip runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {said}");
-}
 
 /// The name of the network namespace of the only pod.
 fn namespace() -> String {
@@ -228,17 +220,15 @@ async fn an_interface_that_goes_makes_room_for_another() {
 
 /// Starts a pod process over a guest that runs, as `hull` does for its own containers.
 fn attach(containerd: &Containerd) -> Child {
-    let pods = fs::read_dir(containerd.hull_root().join("run")).expect("pods");
-    let pods: Vec<PathBuf> = pods.map(|entry| entry.expect("one").path()).collect();
-    assert_eq!(pods.len(), 1, "{pods:?}");
-    let socket = pods[0].join("task.sock");
+    let state = containerd.only_state_dir();
+    let socket = state.join("task.sock");
     fs::remove_file(&socket).expect("removed");
     let listener = UnixListener::bind(&socket).expect("a socket");
     fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).expect("inherited");
     let log = fs::File::create(containerd.dir().join("attached.log")).expect("a log");
     Command::new(program("containerd-shim-hull-v2"))
         .args(["pod", "--attach", "--state-dir"])
-        .arg(&pods[0])
+        .arg(&state)
         .args(["--socket-fd", &listener.as_raw_fd().to_string()])
         .env("HULL_ROOT", containerd.hull_root())
         .stdin(Stdio::null())

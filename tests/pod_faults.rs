@@ -1,12 +1,11 @@
 //! Pods whose guest or whose disk fails, through the CRI of a real containerd.
 
-use std::fs;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::Command;
 
 use harness::containerd::Containerd;
-use harness::cri::Cri;
+use harness::cri::{Cri, Pod};
 use harness::disk::SmallDisk;
 use harness::machine::{POD_PROCESS, is_running, process_of_pod};
 use harness::program;
@@ -39,8 +38,7 @@ async fn a_pod_process_that_hangs_is_cleaned_up_after() {
     let root = containerd.hull_root();
     let process = process_of_pod(&root, "hangs", POD_PROCESS).expect("it runs");
     kill(Pid::from_raw(process), Signal::SIGSTOP).expect("stopped");
-    let mut states = fs::read_dir(root.join("run")).expect("state directories");
-    let state = states.next().expect("one").expect("read").path();
+    let state = containerd.only_state_dir();
     // What containerd's `delete` does at its end, with more patience than it has.
     let cleaned_up = Command::new(program(POD_PROCESS))
         .arg("clean-up")
@@ -103,6 +101,67 @@ fn assert_no_space<T: std::fmt::Debug>(answer: Result<T, Status>) {
     assert!(message.contains("no space left on device"), "{refused:?}");
 }
 
+/// What runs while the disk is full.
+struct Running {
+    stays: Pod,
+    stays_container: String,
+    goes: Pod,
+    one: String,
+    two: String,
+    /// Made and not started, in the pod that goes.
+    waits: String,
+}
+
+impl Running {
+    async fn start(cri: &mut Cri) -> Self {
+        let sleep = ["sleep", "10000"];
+        let stays = cri.run_pod("stays").await;
+        let stays_container = cri.run(&stays, "c", &sleep).await;
+        let goes = cri.run_pod("goes").await;
+        let one = cri.run(&goes, "one", &sleep).await;
+        let two = cri.run(&goes, "two", &sleep).await;
+        let waits = Cri::container_config("waits", &sleep);
+        let waits = cri.create(&goes, waits).await.expect("it is made");
+        Self {
+            stays,
+            stays_container,
+            goes,
+            one,
+            two,
+            waits,
+        }
+    }
+
+    /// On a full disk nothing begins, what runs goes on, and ends when it is told to.
+    async fn bear_a_full_disk(&self, containerd: &Containerd, cri: &mut Cri) {
+        let config = cri.pod_config("too-much");
+        assert_no_space(cri.try_run_pod(config).await);
+        assert_no_space(cri.try_start(&self.waits).await);
+        assert_no_space(cri.try_exec(&self.one, &["true"], 0).await);
+        for id in [&self.stays_container, &self.one, &self.two] {
+            let status = cri.status(id).await;
+            assert_eq!(status.state(), ContainerState::ContainerRunning);
+        }
+        cri.stop(&self.one, 0).await;
+        assert_eq!(cri.status(&self.one).await.exit_code, 137);
+        cri.remove(&self.one).await;
+        cri.remove_pod(&self.goes).await;
+        let _ = containerd.only_state_dir();
+    }
+
+    /// Once there is room again, all is as before.
+    async fn end(self, containerd: &Containerd, cri: &mut Cri) {
+        let executed = cri.exec(&self.stays_container, &["echo", "in"]).await;
+        assert_eq!(executed.ok(), "in\n");
+        let fits = cri.run_pod("fits").await;
+        let id = cri.run(&fits, "c", &["sleep", "10000"]).await;
+        assert_eq!(cri.exec(&id, &["echo", "in"]).await.ok(), "in\n");
+        cri.remove_pod(&fits).await;
+        cri.remove_pod(&self.stays).await;
+        containerd.assert_no_pods();
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_is_said_and_keeps_no_pod_from_ending() {
     let mut containerd = Containerd::new();
@@ -113,43 +172,11 @@ async fn a_full_disk_is_said_and_keeps_no_pod_from_ending() {
     let disk = ManuallyDrop::new(SmallDisk::mount(&run_dir, "8m"));
     containerd.start();
     let mut cri = Cri::connect(&containerd).await;
-    let stays = cri.run_pod("stays").await;
-    let stays_container = cri.run(&stays, "c", &["sleep", "10000"]).await;
-    let goes = cri.run_pod("goes").await;
-    let one = cri.run(&goes, "one", &["sleep", "10000"]).await;
-    let two = cri.run(&goes, "two", &["sleep", "10000"]).await;
-    let waits = Cri::container_config("waits", &["sleep", "10000"]);
-    let waits = cri.create(&goes, waits).await.expect("it is made");
-
+    let running = Running::start(&mut cri).await;
     disk.fill(0);
-    let config = cri.pod_config("too-much");
-    assert_no_space(cri.try_run_pod(config).await);
-    assert_no_space(cri.try_start(&waits).await);
-    assert_no_space(cri.try_exec(&one, &["true"], 0).await);
-    for id in [&stays_container, &one, &two] {
-        let status = cri.status(id).await;
-        assert_eq!(status.state(), ContainerState::ContainerRunning);
-    }
-    cri.stop(&one, 0).await;
-    assert_eq!(cri.status(&one).await.exit_code, 137);
-    cri.remove(&one).await;
-    cri.remove_pod(&goes).await;
-    let left: Vec<_> = fs::read_dir(containerd.hull_root().join("run"))
-        .expect("a directory")
-        .collect();
-    assert_eq!(left.len(), 1, "{left:?}");
-
+    running.bear_a_full_disk(&containerd, &mut cri).await;
     disk.free();
-    assert_eq!(
-        cri.exec(&stays_container, &["echo", "in"]).await.ok(),
-        "in\n"
-    );
-    let fits = cri.run_pod("fits").await;
-    let id = cri.run(&fits, "c", &["sleep", "10000"]).await;
-    assert_eq!(cri.exec(&id, &["echo", "in"]).await.ok(), "in\n");
-    cri.remove_pod(&fits).await;
-    cri.remove_pod(&stays).await;
-    containerd.assert_no_pods();
+    running.end(&containerd, &mut cri).await;
 }
 
 /// Copies all that is in a directory into another one.
@@ -171,40 +198,11 @@ async fn a_full_disk_of_containerds_own_keeps_no_pod_from_ending() {
     copy(aside.path(), &dir);
     containerd.start();
     let mut cri = Cri::connect(&containerd).await;
-    let stays = cri.run_pod("stays").await;
-    let stays_container = cri.run(&stays, "c", &["sleep", "10000"]).await;
-    let goes = cri.run_pod("goes").await;
-    let one = cri.run(&goes, "one", &["sleep", "10000"]).await;
-    let two = cri.run(&goes, "two", &["sleep", "10000"]).await;
-    let waits = Cri::container_config("waits", &["sleep", "10000"]);
-    let waits = cri.create(&goes, waits).await.expect("it is made");
-
+    let running = Running::start(&mut cri).await;
     disk.fill(0);
-    let config = cri.pod_config("too-much");
-    assert_no_space(cri.try_run_pod(config).await);
     let config = Cri::container_config("too-much", &["true"]);
-    assert_no_space(cri.create(&goes, config).await);
-    assert_no_space(cri.try_start(&waits).await);
-    assert_no_space(cri.try_exec(&one, &["true"], 0).await);
-    for id in [&stays_container, &one, &two] {
-        let status = cri.status(id).await;
-        assert_eq!(status.state(), ContainerState::ContainerRunning);
-    }
-    cri.stop(&one, 0).await;
-    assert_eq!(cri.status(&one).await.exit_code, 137);
-    cri.remove_pod(&goes).await;
-    let left: Vec<_> = fs::read_dir(containerd.hull_root().join("run"))
-        .expect("a directory")
-        .collect();
-    assert_eq!(left.len(), 1, "{left:?}");
-
+    assert_no_space(cri.create(&running.goes, config).await);
+    running.bear_a_full_disk(&containerd, &mut cri).await;
     disk.free();
-    let executed = cri.exec(&stays_container, &["echo", "in"]).await;
-    assert_eq!(executed.ok(), "in\n");
-    let fits = cri.run_pod("fits").await;
-    let id = cri.run(&fits, "c", &["sleep", "10000"]).await;
-    assert_eq!(cri.exec(&id, &["echo", "in"]).await.ok(), "in\n");
-    cri.remove_pod(&fits).await;
-    cri.remove_pod(&stays).await;
-    containerd.assert_no_pods();
+    running.end(&containerd, &mut cri).await;
 }

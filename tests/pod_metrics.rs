@@ -1,7 +1,5 @@
 //! What a pod uses as a whole.
 
-use std::fs;
-
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::sandbox_api::SandboxMetricsRequest;
@@ -45,12 +43,8 @@ fn of_task(containerd: &Containerd, id: &str) -> Used {
 
 /// Of a pod that is Hull's as a whole: containerd's own Sandbox API has nobody in it who would ask.
 async fn of_sandbox(containerd: &Containerd, pod: &Pod) -> Used {
-    let states = fs::read_dir(containerd.hull_root().join("run")).expect("a directory");
-    let states: Vec<_> = states
-        .map(|state| state.expect("an entry").path())
-        .collect();
-    assert_eq!(states.len(), 1, "{states:?}");
-    let address = format!("unix://{}", states[0].join("task.sock").display());
+    let socket = containerd.only_state_dir().join("task.sock");
+    let address = format!("unix://{}", socket.display());
     let client = ttrpc::asynchronous::Client::connect(&address).await;
     let request = SandboxMetricsRequest {
         sandbox_id: pod.id.clone(),
@@ -78,9 +72,7 @@ async fn the_figures_of_a_pod_are_those_of_its_machine() {
     let mut cri = Cri::connect(&containerd).await;
     let pod = cri.run_pod("figures").await;
     let container = cri.run(&pod, "c", &["sleep", "1000"]).await;
-    let total = "awk '/MemTotal/ {print $2}' /proc/meminfo";
-    let total = cri.exec(&container, &["sh", "-c", total]).await.ok();
-    let total: u64 = total.trim().parse().expect("a number");
+    let total = cri.memory_kib(&container).await;
 
     let own = of_task(&containerd, &container);
     let all = match is_sandboxer() {

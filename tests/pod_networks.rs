@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use harness::Outcome;
 use harness::containerd::Containerd;
 use harness::cri::{Cri, Pod};
-use harness::network::{HOST_V4, fetch};
+use harness::network::{HOST_V4, fetch, ip};
 use k8s_cri::v1::{Capability, ContainerConfig};
 use serde_json::json;
 
@@ -125,7 +125,7 @@ fn join(kind: &str) -> bool {
         "address add 2001:db8:2::250/64 dev beside nodad",
         "link set beside up",
     ] {
-        let _ = run("ip", arguments).ok();
+        ip(arguments);
     }
     true
 }

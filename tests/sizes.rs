@@ -38,11 +38,8 @@ async fn update(cri: &mut Cri, id: &str, limits: LinuxContainerResources) {
     updated.expect("updated");
 }
 
-/// What the machine of a container has, as its kernel counts it.
-async fn memory_mib(cri: &mut Cri, id: &str) -> u32 {
-    let total = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
-    let total = cri.exec(id, &["sh", "-c", total]).await.ok();
-    total.trim().parse().expect("a number")
+async fn memory_mib(cri: &mut Cri, id: &str) -> u64 {
+    cri.memory_kib(id).await / 1024
 }
 
 #[tokio::test]

@@ -85,6 +85,11 @@ async fn volumes_are_those_of_the_host() {
     containerd.assert_no_pods();
 }
 
+fn disk_over(image: &Path) -> LoopDevice {
+    let disk = LoopDevice::over(image, Access::default());
+    disk.expect("root, and a kernel with loop devices")
+}
+
 /// A container that waits, with a disk of the host at `/dev/data`. `permissions` are of `r`, `w` and `m`.
 fn with_disk(name: &str, disk: &Path, permissions: &str) -> ContainerConfig {
     let mut config = Cri::container_config(name, &["sleep", "1000"]);
@@ -103,11 +108,7 @@ async fn a_raw_block_volume_is_the_hosts_disk() {
     let mut cri = Cri::connect(&containerd).await;
     let image = containerd.dir().join("disk");
     fs::write(&image, vec![b'h'; SIZE]).expect("written");
-    let access = Access {
-        read_only: false,
-        direct: false,
-    };
-    let disk = LoopDevice::over(&image, access).expect("root, and a kernel with loop devices");
+    let disk = disk_over(&image);
     let pod = cri.run_pod("disks").await;
     let one = cri.start(&pod, with_disk("one", disk.path(), "rwm")).await;
     let two = cri.start(&pod, with_disk("two", disk.path(), "mrw")).await;
@@ -159,11 +160,7 @@ async fn a_file_system_on_a_block_volume_outlives_its_pod() {
     file.set_len(16 << 20).expect("a size");
     let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
     assert!(made.expect("e2fsprogs is installed").success());
-    let access = Access {
-        read_only: false,
-        direct: false,
-    };
-    let disk = LoopDevice::over(&image, access).expect("root, and a kernel with loop devices");
+    let disk = disk_over(&image);
     for script in [
         "mkdir /mnt && mount -t ext4 /dev/data /mnt && echo kept > /mnt/file",
         "mkdir /mnt && mount -t ext4 /dev/data /mnt && cat /mnt/file",

@@ -313,6 +313,20 @@ impl Containerd {
         self.dir.path().join("c.sock")
     }
 
+    /// The state directory of the only pod that there is.
+    ///
+    /// # Panics
+    /// When there is none, or another one.
+    #[must_use]
+    pub fn only_state_dir(&self) -> PathBuf {
+        let states = fs::read_dir(self.hull_root().join("run")).expect("a directory");
+        let states: Vec<_> = states
+            .map(|state| state.expect("an entry").path())
+            .collect();
+        assert_eq!(states.len(), 1, "{states:?}");
+        states.into_iter().next().expect("one")
+    }
+
     /// Where Hull has its state.
     #[must_use]
     pub fn hull_root(&self) -> PathBuf {

@@ -301,6 +301,16 @@ impl Cri {
         })
     }
 
+    /// What the machine of a container has, as its kernel counts it.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub async fn memory_kib(&mut self, container: &str) -> u64 {
+        let total = "awk '/MemTotal/ {print $2}' /proc/meminfo";
+        let total = self.exec(container, &["sh", "-c", total]).await.ok();
+        total.trim().parse().expect("a number")
+    }
+
     /// A container's status.
     ///
     /// # Panics

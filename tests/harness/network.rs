@@ -48,9 +48,7 @@ impl Network {
             "route add default via 192.0.2.254 dev uplink",
             "route add default via 2001:db8::fe dev uplink",
         ] {
-            let mut ip = Command::new("ip");
-            let status = ip.args(arguments.split(' ')).status().expect("ip runs");
-            assert!(status.success(), "ip {arguments}");
+            ip(arguments);
         }
         let resolv_conf = NamedTempFile::new().expect("a file");
         std::fs::write(resolv_conf.path(), format!("nameserver {HOST_V4}\n")).expect("written");
@@ -94,6 +92,17 @@ impl Network {
             }
         });
     }
+}
+
+/// Runs `ip` in the network that the current thread is in.
+///
+/// # Panics
+/// When it fails.
+pub fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.expect("ip runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {said}");
 }
 
 /// A script that prints what the server at `host` and `port` says. Its own end stays open: Debian 12's

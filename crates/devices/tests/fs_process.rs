@@ -282,11 +282,7 @@ fn a_disk_is_a_file_where_the_guest_can_make_none() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
     std::fs::write(&image, [b'd'; 4096]).unwrap();
-    let access = Access {
-        read_only: false,
-        direct: false,
-    };
-    let device = LoopDevice::over(&image, access).unwrap();
+    let device = LoopDevice::over(&image, Access::default()).unwrap();
     let share = directory.path().join("share");
     let disks = share.join("disks");
     std::fs::create_dir_all(&disks).unwrap();

@@ -41,7 +41,7 @@ struct Configuration {
 const _: () = assert!(size_of::<Configuration>() == 304);
 
 /// How a file is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Access {
     /// Nothing is written.
     pub read_only: bool,

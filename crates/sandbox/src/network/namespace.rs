@@ -249,3 +249,11 @@ where
         .map_err(NetworkError::host("start a thread"))?;
     answered.await.expect("the thread answers")
 }
+
+/// Runs `ip` for a test, in this thread's namespace.
+#[cfg(test)]
+fn ip(arguments: &str) {
+    let mut ip = std::process::Command::new("ip");
+    let status = ip.args(arguments.split(' ')).status().expect("ip runs");
+    assert!(status.success(), "ip {arguments}");
+}

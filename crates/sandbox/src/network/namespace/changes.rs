@@ -102,12 +102,7 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;
-
-    fn ip(arguments: &str) {
-        let mut ip = std::process::Command::new("ip");
-        let status = ip.args(arguments.split(' ')).status();
-        assert!(status.unwrap().success(), "ip {arguments}");
-    }
+    use crate::network::namespace::ip;
 
     #[tokio::test]
     async fn changes_of_every_kind_are_told() {

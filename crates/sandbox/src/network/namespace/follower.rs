@@ -164,13 +164,7 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;
-    use crate::network::namespace::{NamespaceNetwork, NamespaceRecord};
-
-    fn ip(arguments: &str) {
-        let mut ip = std::process::Command::new("ip");
-        let status = ip.args(arguments.split(' ')).status();
-        assert!(status.unwrap().success(), "ip {arguments}");
-    }
+    use crate::network::namespace::{NamespaceNetwork, NamespaceRecord, ip};
 
     /// As another process takes it over.
     async fn take_over(network: &NamespaceNetwork) -> (NamespaceNetwork, Box<Follower>) {
