@@ -1,8 +1,8 @@
-//! What the guest's agent says: its ready line, its answers and its errors. None of it may make the
+//! What the guest's agent says: its ready line, its answers, its errors and its questions for names. None of it may make the
 //! host panic, and what is read means the same when it is written and read again.
 #![no_main]
 
-use hull_agent_api::{Hello, agent, failure, stdio};
+use hull_agent_api::{Hello, agent, failure, names, stdio};
 use libfuzzer_sys::fuzz_target;
 use protobuf::Message;
 
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else {
         return;
     };
-    match kind % 11 {
+    match kind % 12 {
         0 => {
             if let Ok(hello) = Hello::parse(data) {
                 let line = hello.to_line();
@@ -42,6 +42,15 @@ fuzz_target!(|data: &[u8]| {
         7 => message::<agent::NextEventsResponse>(data),
         8 => message::<agent::GuestInfoResponse>(data),
         9 => message::<ttrpc::proto::Response>(data),
+        10 => {
+            if let Some((bytes, rest)) = data.split_first_chunk()
+                && let Ok(header) = names::Header::parse(*bytes)
+                && let Some(message) = rest.get(..usize::from(header.length))
+            {
+                let frame = names::Header::frame(header.number, header.transport, message);
+                assert!(data.starts_with(&frame.expect("a length that was accepted")));
+            }
+        }
         _ => {
             if let Ok(status) = ttrpc::proto::Status::parse_from_bytes(data) {
                 let error = ttrpc::Error::RpcStatus(status);

@@ -10,6 +10,8 @@
 
 pub mod failure;
 pub mod hello;
+pub mod names;
+pub mod notify;
 pub mod stdio;
 
 mod generated {

@@ -13,7 +13,7 @@ use crate::error::AgentError;
 use crate::helper::{ExecRequest, Failure, Filter, HookState, Reason, Request, TerminalSize};
 use crate::launch::Launcher;
 use crate::process::{Membership, Process, Streams};
-use crate::spec::{self, Hook, IdMapping, NamespaceKind, Resources, Spec};
+use crate::spec::{self, Hook, IdMapping, NamespaceKind, Personality, Resources, Spec};
 use crate::storage::Storages;
 
 mod state;
@@ -47,6 +47,7 @@ enum Exec {
 struct Keep {
     uid_mappings: Vec<IdMapping>,
     cgroup_namespace: bool,
+    personality: Option<Personality>,
     filter: Option<Filter>,
     poststart: Vec<Hook>,
     poststop: Vec<Hook>,
@@ -89,6 +90,7 @@ impl Container {
         let keep = Keep {
             uid_mappings: linux.uid_mappings,
             cgroup_namespace,
+            personality: linux.personality,
             filter,
             poststart: spec.hooks.poststart,
             poststop: spec.hooks.poststop,
@@ -162,18 +164,22 @@ impl Container {
             return Err(failure.into());
         }
         self.set_state(State::Running);
-        self.run_hooks(&self.keep.poststart, "running").await;
+        self.run_hooks("poststart", &self.keep.poststart, "running")
+            .await;
         Ok(())
     }
 
     pub(crate) async fn run_poststop_hooks(&self) {
-        self.run_hooks(&self.keep.poststop, "stopped").await;
+        self.run_hooks("poststop", &self.keep.poststop, "stopped")
+            .await;
     }
 
     /// Hooks that can no longer change anything: each runs, whatever becomes of the others.
-    async fn run_hooks(&self, hooks: &[Hook], status: &str) {
-        for hook in hooks {
+    async fn run_hooks(&self, kind: &str, hooks: &[Hook], status: &str) {
+        for (index, hook) in hooks.iter().enumerate() {
             let request = Request::Hook {
+                kind: kind.to_owned(),
+                index,
                 hook: hook.clone(),
                 state: Box::new(HookState {
                     status: status.to_owned(),
@@ -211,14 +217,16 @@ impl Container {
                 }
             }
         };
+        let terminal = streams.new_terminal(&process);
         let request = Request::Exec(Box::new(ExecRequest {
             id: self.id.clone(),
             process,
             cgroup: self.cgroup.for_new_process(self.init.pid)?,
             uid_mappings: self.keep.uid_mappings.clone(),
             cgroup_namespace: self.keep.cgroup_namespace,
+            personality: self.keep.personality.clone(),
             filter: self.keep.filter.clone(),
-            terminal_size: streams.terminal_size(),
+            terminal,
         }));
         let membership = Membership {
             cgroup: self.cgroup.clone(),

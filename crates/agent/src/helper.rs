@@ -38,7 +38,8 @@ pub(crate) use error::SetupError;
 pub(crate) use hooks::HookState;
 pub(crate) use options::{Bind, MountOptions, parse as parse_mount_options};
 pub(crate) use protocol::{
-    CreateRequest, ExecRequest, Failure, Reason, Request, Response, TerminalSize, chain,
+    CreateRequest, ExecRequest, Failure, NewTerminal, Reason, Request, Response, TerminalSize,
+    chain,
 };
 pub(crate) use rootfs::ASSEMBLY_POINT;
 pub(crate) use seccomp::Filter;
@@ -120,7 +121,12 @@ fn serve(agent: &UnixStream) -> i32 {
         Request::Create(request) => create::run(*request, fds, agent),
         Request::Exec(request) => exec::run(*request, fds, agent),
         Request::PidNamespace => namespaces::hold_pid_namespace(),
-        Request::Hook { hook, state } => hooks::run(&[hook], &state).map(|()| Made::nothing()),
+        Request::Hook {
+            kind,
+            index,
+            hook,
+            state,
+        } => hooks::run_alone(&kind, index, &hook, &state).map(|()| Made::nothing()),
     };
     let (response, terminal) = match result {
         Ok(made) => (

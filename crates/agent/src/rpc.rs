@@ -239,6 +239,18 @@ impl Agent for Service {
         empty()
     }
 
+    async fn attach_notify_socket(
+        &self,
+        _context: &TtrpcContext,
+        request: api::AttachNotifySocketRequest,
+    ) -> Reply<api::Empty> {
+        let sandbox = &self.sandbox;
+        sandbox
+            .notifications
+            .attach(&request.container_id, &request.token, &sandbox.parked)?;
+        empty()
+    }
+
     async fn resize_terminal(
         &self,
         _context: &TtrpcContext,
@@ -258,6 +270,16 @@ impl Agent for Service {
         request: api::ForwardPortRequest,
     ) -> Reply<api::Empty> {
         forward::forward(&request, &self.sandbox.parked).await?;
+        empty()
+    }
+
+    async fn serve_names(
+        &self,
+        _context: &TtrpcContext,
+        request: api::ServeNamesRequest,
+    ) -> Reply<api::Empty> {
+        let sandbox = &self.sandbox;
+        sandbox.names.serve(&request, &sandbox.parked).await?;
         empty()
     }
 

@@ -15,6 +15,8 @@ use crate::error::AgentError;
 use crate::events::Events;
 use crate::helper::{CreateRequest, Filter, Request};
 use crate::launch::Launcher;
+use crate::names::Names;
+use crate::notify::Notifications;
 use crate::process::{Membership, Process, Streams};
 use crate::size::{self, AddedMemory};
 use crate::spec::{self, NamespaceKind, Resources, Spec};
@@ -31,6 +33,8 @@ const MAX_ID: usize = 128;
 pub(crate) struct Sandbox {
     pub(crate) parked: Arc<Parked>,
     pub(crate) events: Events,
+    pub(crate) names: Names,
+    pub(crate) notifications: Notifications,
     launcher: Arc<Launcher>,
     containers: Mutex<HashMap<String, Slot>>,
     shared: tokio::sync::Mutex<Shared>,
@@ -60,6 +64,8 @@ impl Sandbox {
         Self {
             parked: Arc::default(),
             events: Events::default(),
+            names: Names::default(),
+            notifications: Notifications::default(),
             launcher,
             containers: Mutex::default(),
             shared: tokio::sync::Mutex::default(),
@@ -181,6 +187,10 @@ impl Sandbox {
         };
         let reserved = self.reserve(&request.container_id)?;
         let streams = Streams::claim(request.stdio.get_or_default(), &self.parked)?;
+        if let Some(socket) = request.notify_socket.as_ref() {
+            self.notifications
+                .make(&request.container_id, socket, &self.parked)?;
+        }
         let own = request
             .storages
             .into_iter()
@@ -234,7 +244,7 @@ impl Sandbox {
                 cgroup: cgroup.path().to_owned(),
                 pid_namespace_of,
                 filter: filter.clone(),
-                terminal_size: streams.terminal_size(),
+                terminal: streams.new_terminal(&spec.process),
             }));
             let owns_pid_namespace =
                 spec.linux.creates(NamespaceKind::Pid) && pid_namespace_of.is_none();
@@ -355,6 +365,7 @@ impl Sandbox {
         container.close();
         container.cgroup.remove()?;
         container.take_storages().let_go().await;
+        self.notifications.remove(&container.id);
         container.run_poststop_hooks().await;
         Ok(())
     }
@@ -439,6 +450,7 @@ impl Reserved<'_> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if !self.filled {
+            self.sandbox.notifications.remove(&self.id);
             self.sandbox.containers().remove(&self.id);
         }
     }

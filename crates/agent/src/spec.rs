@@ -57,6 +57,7 @@ pub(crate) struct Root {
 pub(crate) struct Process {
     #[serde(default)]
     pub(crate) terminal: bool,
+    pub(crate) console_size: Option<ConsoleSize>,
     #[serde(default)]
     pub(crate) user: User,
     #[serde(default)]
@@ -89,6 +90,13 @@ pub(crate) struct User {
     pub(crate) umask: Option<u32>,
     #[serde(default)]
     pub(crate) additional_gids: Vec<u32>,
+}
+
+/// In characters.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ConsoleSize {
+    pub(crate) height: u16,
+    pub(crate) width: u16,
 }
 
 /// Capability names ("CAP_CHOWN") of each set.

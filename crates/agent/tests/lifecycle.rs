@@ -130,8 +130,6 @@ async fn calls_in_the_wrong_state_are_refused() {
     let _ends = guest.create(&id, &Setup::new(&["/bin/cat"])).await.unwrap();
     let error = guest.create(&id, &Setup::new(&["/bin/cat"])).await;
     assert_eq!(code(&error.err().unwrap()), Code::ALREADY_EXISTS);
-    let error = guest.run_exec(&id, &Setup::new(&["/bin/true"])).await;
-    assert_eq!(code(&error.unwrap_err()), Code::FAILED_PRECONDITION);
     guest.start_container(&id).await.unwrap();
     let error = guest.start_container(&id).await.unwrap_err();
     assert_eq!(code(&error), Code::FAILED_PRECONDITION);
@@ -144,6 +142,20 @@ async fn calls_in_the_wrong_state_are_refused() {
     guest.remove(&id).await.unwrap();
     let error = guest.remove(&id).await.unwrap_err();
     assert_eq!(code(&error), Code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_process_can_be_added_before_the_start() {
+    let Some(guest) = Guest::start().await else {
+        return;
+    };
+    let id = unique("early");
+    let _ends = guest.create(&id, &Setup::new(&["/bin/cat"])).await.unwrap();
+    let added = guest.run_exec(&id, &Setup::shell("exit 5")).await.unwrap();
+    assert_eq!(added.status, 5);
+    guest.kill_all(&id).await;
+    guest.wait(&id, "").await;
+    guest.remove(&id).await.unwrap();
 }
 
 #[tokio::test]

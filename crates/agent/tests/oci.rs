@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "each test program uses its own part")]
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::json;
 use support::{Guest, Setup, unique};
 
@@ -89,6 +91,22 @@ async fn capabilities_are_those_given() {
 }
 
 #[tokio::test]
+async fn a_program_may_be_run_by_right_of_a_capability() {
+    let guest = guest!();
+    let program = guest.root.join("tmp/sh");
+    std::fs::copy(guest.root.join("bin/busybox"), &program).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o744)).unwrap();
+    let setup = Setup::new(&["/tmp/sh", "-c", "echo ran"])
+        .process("user", json!({"uid": 1000, "gid": 1000}));
+    let none = setup.clone().process("capabilities", json!({}));
+    assert!(guest.try_run(&none).await.is_err());
+    let caps = json!(["CAP_DAC_OVERRIDE"]);
+    let sets = json!({"bounding": caps, "effective": caps, "permitted": caps});
+    let setup = setup.process("capabilities", sets);
+    assert_eq!(output(&guest, &setup).await, "ran\n");
+}
+
+#[tokio::test]
 async fn limits_and_oom_score() {
     let guest = guest!();
     let limits = json!([
@@ -128,6 +146,20 @@ async fn masked_and_read_only_paths() {
 }
 
 #[tokio::test]
+async fn paths_are_masked_once_and_directories_by_one_file_system() {
+    let guest = guest!();
+    let setup = Setup::shell(
+        "for p in /data/text /home /root; do grep -c \" $p \" /proc/mounts; done; \
+         stat -c %d /home /root | uniq | wc -l; touch /root/x || echo denied",
+    )
+    .linux(
+        "maskedPaths",
+        json!(["/data/text", "/home", "/root", "/data/text", "/home"]),
+    );
+    assert_eq!(output(&guest, &setup).await, "1\n1\n1\n1\ndenied\n");
+}
+
+#[tokio::test]
 async fn bind_mounts_of_files_and_directories() {
     let guest = guest!();
     let data = guest.root.join("data");
@@ -149,6 +181,16 @@ async fn bind_mounts_of_files_and_directories() {
 }
 
 #[tokio::test]
+async fn what_a_link_would_lead_to_is_mounted_on() {
+    let guest = guest!();
+    std::os::unix::fs::symlink("../run/conf", guest.root.join("etc/resolv.conf")).unwrap();
+    let setup = Setup::shell("cat /run/conf; grep -c ' /run/conf ' /proc/mounts").mount(
+        json!({"destination": "/etc/resolv.conf", "source": guest.root.join("data/text"), "options": ["bind"]}),
+    );
+    assert_eq!(output(&guest, &setup).await, "not a program\n1\n");
+}
+
+#[tokio::test]
 async fn mount_propagation_is_as_asked() {
     let guest = guest!();
     let data = guest.root.join("data");
@@ -167,12 +209,34 @@ async fn mount_propagation_is_as_asked() {
 }
 
 #[tokio::test]
+async fn a_shared_root_is_shared_with_nobody_outside() {
+    let guest = guest!();
+    let script = "awk '$5==\"/\" {print $7, $8}' /proc/self/mountinfo | sed 's/:[0-9]*//'";
+    let setup = Setup::shell(script).linux("rootfsPropagation", json!("shared"));
+    assert_eq!(output(&guest, &setup).await, "shared -\n");
+}
+
+#[tokio::test]
 async fn a_tmpfs_takes_over_what_it_covers() {
     let guest = guest!();
     let mount = json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs",
         "options": ["tmpcopyup", "ro"]});
     let setup = Setup::shell("cat /data/text; touch /data/x || echo denied").mount(mount);
     assert_eq!(output(&guest, &setup).await, "not a program\ndenied\n");
+}
+
+#[tokio::test]
+async fn a_tmpfs_has_the_mode_of_what_it_covers() {
+    let guest = guest!();
+    let mount =
+        |destination: &str| json!({"destination": destination, "type": "tmpfs", "source": "tmpfs"});
+    let setup = Setup::shell(
+        "stat -c %a /home /not/there /not; grep -c ' /not/there .*mode=' /proc/mounts",
+    )
+    .mount(mount("/home"))
+    .mount(mount("/not/there"));
+    let outcome = guest.run(&setup).await;
+    assert_eq!(outcome.stdout, "755\n1777\n755\n0\n");
 }
 
 #[tokio::test]
@@ -359,8 +423,15 @@ async fn a_time_namespace_has_offsets() {
 #[tokio::test]
 async fn a_personality_changes_the_machine() {
     let guest = guest!();
-    let setup = Setup::shell("uname -m").linux("personality", json!({"domain": "LINUX32"}));
-    assert_eq!(output(&guest, &setup).await, "i686\n");
+    let setup = Setup::shell("uname -m; cat").linux("personality", json!({"domain": "LINUX32"}));
+    let id = unique("personality");
+    let ends = guest.launch(&id, &setup).await.unwrap();
+    let exec = Setup::new(&["uname", "-m"]);
+    let exec = guest.run_exec(&id, &exec).await.unwrap();
+    assert_eq!(exec.stdout, "i686\n");
+    assert_eq!(ends.exchange(b"").await.0, "i686\n");
+    guest.wait(&id, "").await;
+    guest.remove(&id).await.unwrap();
 }
 
 #[tokio::test]
@@ -409,6 +480,38 @@ async fn hooks_run_in_their_places() {
         std::fs::read_to_string(log).unwrap(),
         "prestart creating\ncreateRuntime creating\ncreateContainer creating\n\
          startContainer creating\npoststart running\npoststop stopped\n"
+    );
+}
+
+#[tokio::test]
+async fn hooks_at_the_start_run_as_the_program_does() {
+    let guest = guest!();
+    let hooks = |script: &str| {
+        json!({"startContainer": [
+            {"path": "/bin/true"},
+            {"path": "/bin/sh", "args": ["sh", "-c", script]},
+        ]})
+    };
+    let shell = |script| {
+        Setup::shell("echo ran")
+            .spec("hooks", hooks(script))
+            .seccomp(no_mkdir())
+            .process("env", json!(["PATH=/bin", "GREETING=hello"]))
+    };
+    let same = shell(
+        "test $GREETING = hello && test $HOME = /root && grep -q 'Seccomp:.2' /proc/self/status",
+    );
+    for no_new_privileges in [true, false] {
+        let setup = same
+            .clone()
+            .process("noNewPrivileges", json!(no_new_privileges));
+        assert_eq!(output(&guest, &setup).await, "ran\n");
+    }
+    let killed = shell("kill -SYS $$").process("noNewPrivileges", json!(true));
+    let error = guest.try_run(&killed).await.unwrap_err().to_string();
+    assert!(
+        error.contains("error running startContainer hook #1: /bin/sh: signal: bad system call"),
+        "{error}"
     );
 }
 

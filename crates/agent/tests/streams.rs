@@ -72,6 +72,29 @@ async fn a_terminal_is_a_terminal() {
 }
 
 #[tokio::test]
+async fn a_process_may_ask_for_its_terminals_size() {
+    let guest = guest!();
+    let setup = Setup::shell("stty size")
+        .process("consoleSize", json!({"height": 10, "width": 110}))
+        .terminal();
+    assert_eq!(guest.run(&setup).await.stdout, "10 110\r\n");
+}
+
+#[tokio::test]
+async fn a_terminal_leaves_newlines_where_another_one_adds_to_them() {
+    let guest = guest!();
+    let id = unique("bare");
+    let (mut names, ends) = guest.streams(true).await;
+    names.bare_newlines = true;
+    let setup = Setup::shell("echo one; echo two").terminal();
+    guest.create_with(&id, &setup, names).await.unwrap();
+    guest.start_container(&id).await.unwrap();
+    assert_eq!(ends.exchange(b"").await.0, "one\ntwo\n");
+    guest.wait(&id, "").await;
+    guest.remove(&id).await.unwrap();
+}
+
+#[tokio::test]
 async fn control_c_interrupts() {
     let guest = guest!();
     let id = unique("ctrl-c");

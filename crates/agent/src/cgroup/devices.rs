@@ -96,7 +96,10 @@ const ALWAYS: [Rule; 12] = [
 
 /// Puts the rules into force for the cgroup at `path`, in place of earlier ones.
 pub(super) fn restrict(path: &Path, rules: &[DeviceRule]) -> Result<(), CgroupError> {
-    let mut parsed = rules.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let mut parsed = rules
+        .iter()
+        .filter_map(|rule| parse(rule).transpose())
+        .collect::<Result<Vec<_>, _>>()?;
     parsed.extend(ALWAYS);
     let program = compile(&parsed);
     install(path, &program).map_err(|source| CgroupError::Devices {
@@ -105,7 +108,8 @@ pub(super) fn restrict(path: &Path, rules: &[DeviceRule]) -> Result<(), CgroupEr
     })
 }
 
-fn parse(rule: &DeviceRule) -> Result<Rule, CgroupError> {
+/// Nothing when the rule says of no access that there is.
+fn parse(rule: &DeviceRule) -> Result<Option<Rule>, CgroupError> {
     let kind = match rule.kind.as_str() {
         "c" | "u" => Some(KIND_CHARACTER),
         "b" => Some(KIND_BLOCK),
@@ -132,24 +136,22 @@ fn parse(rule: &DeviceRule) -> Result<Rule, CgroupError> {
             'r' => ACCESS_READ,
             'w' => ACCESS_WRITE,
             'm' => ACCESS_MAKE,
-            _ => {
-                return Err(CgroupError::Invalid {
-                    field: "devices access",
-                    value: rule.access.clone(),
-                });
+            other => {
+                log::warn!("devices: there is no access {other:?}: left out");
+                0
             }
         };
     }
-    if access == 0 {
+    if rule.access.is_empty() {
         access = ACCESS_ALL;
     }
-    Ok(Rule {
+    Ok((access != 0).then_some(Rule {
         allow: rule.allow,
         kind,
         major: number(rule.major)?,
         minor: number(rule.minor)?,
         access,
-    })
+    }))
 }
 
 fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
@@ -287,6 +289,7 @@ mod tests {
             access: access.to_owned(),
         })
         .unwrap()
+        .unwrap()
     }
 
     /// Runs a program as the kernel would, for one access.
@@ -389,10 +392,22 @@ mod tests {
             ..DeviceRule::default()
         };
         assert!(matches!(parse(&bad), Err(CgroupError::Invalid { .. })));
-        let bad = DeviceRule {
-            access: "rwx".to_owned(),
+    }
+
+    #[test]
+    fn an_access_that_there_is_not_changes_nothing() {
+        let program = compile(&[
+            rule(true, "c", 1, 11, "rx"),
+            rule(false, "c", 1, 11, "wa"),
+            rule(true, "c", 1, 12, ""),
+        ]);
+        assert!(run(&program, KIND_CHARACTER, 1, 11, ACCESS_READ));
+        assert!(!run(&program, KIND_CHARACTER, 1, 11, ACCESS_WRITE));
+        assert!(run(&program, KIND_CHARACTER, 1, 12, ACCESS_ALL));
+        let none = DeviceRule {
+            access: "a".to_owned(),
             ..DeviceRule::default()
         };
-        assert!(parse(&bad).is_err());
+        assert!(parse(&none).unwrap().is_none());
     }
 }

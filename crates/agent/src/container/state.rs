@@ -28,10 +28,11 @@ impl State {
         }
     }
 
+    /// Its namespaces are there as soon as it is made.
     pub(crate) fn can_exec(self) -> bool {
         match self {
-            Self::Running => true,
-            Self::Created | Self::Paused | Self::Stopped => false,
+            Self::Created | Self::Running => true,
+            Self::Paused | Self::Stopped => false,
         }
     }
 
@@ -77,7 +78,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(allowed(State::can_start), [Created]);
-        assert_eq!(allowed(State::can_exec), [Running]);
+        assert_eq!(allowed(State::can_exec), [Created, Running]);
         assert_eq!(allowed(State::can_pause), [Running]);
         assert_eq!(allowed(State::can_resume), [Paused]);
         assert_eq!(allowed(State::can_update), [Created, Running, Paused]);

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::unistd::{AccessFlags, access, execve};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, access, execve, faccessat};
 
 use super::error::SetupError;
 use crate::spec::Process;
@@ -91,7 +92,12 @@ fn runnable(path: &Path) -> nix::Result<()> {
     if metadata.is_dir() {
         return Err(Errno::EISDIR);
     }
-    access(path, AccessFlags::X_OK)
+    // Asks with the capabilities of the real user, which are none but for root. The other question is a newer call,
+    // which a filter may refuse.
+    access(path, AccessFlags::X_OK).or_else(|errno| {
+        let effective = faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS);
+        effective.map_err(|_| errno)
+    })
 }
 
 fn refused(name: &str, errno: Errno) -> SetupError {

@@ -7,15 +7,16 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use nix::sys::termios::{OutputFlags, SetArg, tcgetattr, tcsetattr};
 
 use super::error::{Context, SetupError};
-use super::protocol::TerminalSize;
+use super::protocol::{NewTerminal, TerminalSize};
 use crate::sys::mount::{attach, clone_tree_at};
 use crate::sys::{check, check_fd};
 
 /// Makes a terminal in the container's devpts and this process its owner: controlling terminal,
 /// standard streams, ownership. Returns the other side.
-pub(super) fn open(size: TerminalSize, uid: u32, mount: bool) -> Result<OwnedFd, SetupError> {
+pub(super) fn open(new: NewTerminal, uid: u32, mount: bool) -> Result<OwnedFd, SetupError> {
     let ptmx = Path::new("/dev/pts/ptmx");
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let main: OwnedFd = nix::fcntl::open(ptmx, flags, Mode::empty()).at("open", ptmx)?;
@@ -27,8 +28,12 @@ pub(super) fn open(size: TerminalSize, uid: u32, mount: bool) -> Result<OwnedFd,
     let peer =
         check_fd(unsafe { libc::ioctl(main.as_raw_fd(), libc::TIOCGPTPEER, flags.bits()) }.into())
             .when("open the terminal")?;
+    let size = new.size;
     if size.columns != 0 && size.rows != 0 {
         resize(&main, size).when("set the terminal's size")?;
+    }
+    if new.bare_newlines {
+        leave_newlines(&peer).when("set the terminal up")?;
     }
     nix::unistd::fchown(&peer, Some(uid.into()), None).when("give the terminal to its user")?;
     if mount {
@@ -39,6 +44,12 @@ pub(super) fn open(size: TerminalSize, uid: u32, mount: bool) -> Result<OwnedFd,
         .when("take the controlling terminal")?;
     super::process::set_standard_streams([peer.as_fd(), peer.as_fd(), peer.as_fd()])?;
     Ok(main)
+}
+
+fn leave_newlines(terminal: &OwnedFd) -> nix::Result<()> {
+    let mut settings = tcgetattr(terminal)?;
+    settings.output_flags.remove(OutputFlags::ONLCR);
+    tcsetattr(terminal, SetArg::TCSANOW, &settings)
 }
 
 fn mount_console(peer: &OwnedFd) -> Result<(), SetupError> {

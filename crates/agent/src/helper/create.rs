@@ -1,5 +1,6 @@
 //! Making a container: what is done outside it, with the agent's rights.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -9,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::error::{Context, SetupError};
 use super::hooks::HookState;
-use super::init::Init;
+use super::init::{self, Init};
 use super::protocol::{FromInit, Proceed};
 use super::{CreateRequest, Made, hooks, mounts, namespaces, process, rootfs, tuning};
 use crate::spec::{NamespaceKind, Spec};
@@ -24,11 +25,11 @@ pub(super) fn run(
 ) -> Result<Made, SetupError> {
     let CreateRequest {
         id,
-        spec,
+        mut spec,
         cgroup,
         pid_namespace_of,
         filter,
-        terminal_size,
+        terminal,
     } = request;
     refuse_unsupported(&spec)?;
     let streams = fds.split_off(1.min(fds.len()));
@@ -46,6 +47,7 @@ pub(super) fn run(
     nix::sys::prctl::set_dumpable(false).when("hide this process's memory")?;
     let root = rootfs::open(&spec.root.path)?;
     let prepared = mounts::prepare(spec.mounts.clone(), &spec.linux)?;
+    mounts::make_room(root.as_fd(), &prepared, &spec.linux)?;
     process::give_streams(&streams, spec.process.user.uid, &spec.linux.uid_mappings)?;
     let cgroup_fd = File::open(&cgroup).at("open the cgroup", &cgroup)?;
     let hook_state = HookState {
@@ -61,6 +63,7 @@ pub(super) fn run(
         namespaces::join_pid_namespace(pid)?;
     }
     namespaces::make_time_namespace(&spec.linux)?;
+    set_shared_network(&mut spec)?;
     let flags = namespaces::to_clone(&spec.linux, pid_namespace_of.is_some());
     let (helper, to_init) = UnixStream::pair().when("make a socket to init")?;
     // SAFETY: helpers are single-threaded.
@@ -77,7 +80,7 @@ pub(super) fn run(
                 mounts: prepared,
                 filter,
                 cgroup,
-                terminal_size,
+                terminal,
                 hook_state,
                 helper,
                 start,
@@ -92,6 +95,21 @@ pub(super) fn run(
             Ok(Made { pid, terminal })
         }
     }
+}
+
+/// The network that a container with users of its own shares is not theirs, so its parameters are set here and taken
+/// out of `spec`.
+fn set_shared_network(spec: &mut Spec) -> Result<(), SetupError> {
+    let linux = &mut spec.linux;
+    if !linux.creates(NamespaceKind::User) || linux.creates(NamespaceKind::Network) {
+        return Ok(());
+    }
+    let all = std::mem::take(&mut linux.sysctl);
+    let is_network = |name: &str| name.starts_with("net.") || name.starts_with("net/");
+    let (network, own): (BTreeMap<_, _>, _) =
+        all.into_iter().partition(|(name, _)| is_network(name));
+    linux.sysctl = own;
+    init::set_sysctls(init::open_sysctls(&network)?)
 }
 
 /// The agent must see the socket close when the helper ends, not when the container does.
@@ -136,8 +154,8 @@ fn guide_until_ready(
             None => return Err(SetupError::InitEnded),
             Some((FromInit::Failed(failure), _)) => return Err(SetupError::Relayed(failure)),
             Some((FromInit::RootMounted, _)) => {
-                hooks::run(&spec.hooks.prestart, state)?;
-                hooks::run(&spec.hooks.create_runtime, state)?;
+                hooks::run("prestart", &spec.hooks.prestart, state, &[])?;
+                hooks::run("createRuntime", &spec.hooks.create_runtime, state, &[])?;
             }
             Some((FromInit::Ready, fds)) => {
                 // From outside, where the rights to raise limits are.

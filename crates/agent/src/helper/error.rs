@@ -44,8 +44,15 @@ pub(crate) enum SetupError {
         #[source]
         source: io::Error,
     },
-    #[error("hook {} failed: {outcome}", path.display())]
-    Hook { path: PathBuf, outcome: String },
+    /// In runc's words, which some look for.
+    #[error("error running {kind} hook #{index}: {}", path.display())]
+    Hook {
+        kind: String,
+        index: usize,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the container's first process ended while it was being set up")]
     InitEnded,
     #[error(transparent)]

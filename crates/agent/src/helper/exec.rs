@@ -9,10 +9,10 @@ use nix::unistd::{Pid, setsid};
 
 use super::error::{Context, SetupError};
 use super::namespaces::Owner;
-use super::protocol::{FromInit, TerminalSize};
+use super::protocol::{FromInit, NewTerminal};
 use super::seccomp::Filter;
 use super::{ExecRequest, Made, console, create, process, tuning};
-use crate::spec::{CpuAffinity, Process};
+use crate::spec::{CpuAffinity, Personality, Process};
 use crate::sys::clone::{Cloned, clone_sibling, exit_now};
 use crate::sys::socket;
 
@@ -28,8 +28,9 @@ pub(super) fn run(
         cgroup,
         uid_mappings,
         cgroup_namespace,
+        personality,
         filter,
-        terminal_size,
+        terminal,
     } = request;
     let streams = fds.split_off(1.min(fds.len()));
     let init = fds.pop().ok_or_else(|| SetupError::Invalid {
@@ -61,9 +62,10 @@ pub(super) fn run(
                 process,
                 set_rlimits: !user_namespace,
                 user_namespace,
+                personality,
                 cgroup_namespace_of: cgroup_namespace.then_some(owner),
                 filter,
-                terminal_size,
+                terminal,
                 streams,
                 helper: child,
             };
@@ -100,9 +102,10 @@ struct New {
     process: Process,
     set_rlimits: bool,
     user_namespace: bool,
+    personality: Option<Personality>,
     cgroup_namespace_of: Option<Owner>,
     filter: Option<Filter>,
-    terminal_size: TerminalSize,
+    terminal: NewTerminal,
     streams: Vec<OwnedFd>,
     helper: UnixStream,
 }
@@ -128,13 +131,16 @@ impl New {
         setsid().when("make a session")?;
         let uid = self.process.user.uid;
         let terminal = if self.process.terminal {
-            Some(console::open(self.terminal_size, uid, false)?)
+            Some(console::open(self.terminal, uid, false)?)
         } else {
             process::take_streams(&self.streams)?;
             None
         };
         if self.set_rlimits {
             tuning::set_rlimits(tuning::SELF, &self.process.rlimits)?;
+        }
+        if let Some(personality) = &self.personality {
+            tuning::set_personality(personality)?;
         }
         let settled = process::settle(&self.process, self.filter.as_ref(), &self.id)?;
         let fds: Vec<_> = terminal.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();

@@ -1,5 +1,6 @@
 //! The container's first process, from clone to execve.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -13,7 +14,7 @@ use super::error::{Context, SetupError};
 use super::hooks::HookState;
 use super::mounts::{self, Prepared, Setting};
 use super::process::{self, Settled};
-use super::protocol::{FromInit, Proceed, StartFailure, TerminalSize};
+use super::protocol::{FromInit, NewTerminal, Proceed, StartFailure};
 use super::seccomp::Filter;
 use super::{console, devices, hooks, rootfs, tuning};
 use crate::spec::{NamespaceKind, Spec};
@@ -29,7 +30,7 @@ pub(super) struct Init {
     pub(super) mounts: Vec<Prepared>,
     pub(super) filter: Option<Filter>,
     pub(super) cgroup: PathBuf,
-    pub(super) terminal_size: TerminalSize,
+    pub(super) terminal: NewTerminal,
     pub(super) hook_state: HookState,
     pub(super) new_user_namespace: bool,
     pub(super) new_network_namespace: bool,
@@ -47,7 +48,7 @@ impl Init {
             Ok(pid) => self.hook_state.pid = pid,
             Err(error) => self.give_up(error),
         }
-        let settled = match self.set_up() {
+        let mut settled = match self.set_up() {
             Ok(settled) => settled,
             Err(error) => self.give_up(error),
         };
@@ -58,7 +59,7 @@ impl Init {
             // The agent gave the container up before it was started.
             Err(_) => exit_now(1),
         }
-        let error = match hooks::run(&self.spec.hooks.start_container, &self.hook_state) {
+        let error = match self.run_start_hooks(&mut settled) {
             Ok(()) => settled.run(),
             Err(error) => error,
         };
@@ -89,7 +90,7 @@ impl Init {
         self.fill(&root)?;
         self.run_outer_hooks()?;
         // Opened while the guest's /proc is there: the container need not have one.
-        let sysctls = open_sysctls(&self.spec)?;
+        let sysctls = open_sysctls(&self.spec.linux.sysctl)?;
         rootfs::enter(&root)?;
         umask(Mode::from_bits_truncate(0o022));
         self.make_working_directory()?;
@@ -98,9 +99,7 @@ impl Init {
         if self.new_network_namespace {
             crate::net::loopback_up().when("bring the loopback interface up")?;
         }
-        for (mut file, value) in sysctls {
-            file.write_all(value.as_bytes()).when("set a sysctl")?;
-        }
+        set_sysctls(sysctls)?;
         let process = &self.spec.process;
         rootfs::finish(
             &self.spec.linux,
@@ -152,7 +151,23 @@ impl Init {
             socket::send(&self.helper, &FromInit::RootMounted, &[]).when("report to the helper")?;
             self.wait_for_helper()?;
         }
-        hooks::run(&hooks.create_container, &self.hook_state)
+        hooks::run(
+            "createContainer",
+            &hooks.create_container,
+            &self.hook_state,
+            &[],
+        )
+    }
+
+    /// Hooks that run as the program does: as its user, and under its filter.
+    fn run_start_hooks(&self, settled: &mut Settled<'_>) -> Result<(), SetupError> {
+        settled.restrict()?;
+        hooks::run(
+            "startContainer",
+            &self.spec.hooks.start_container,
+            &self.hook_state,
+            settled.environment(),
+        )
     }
 
     fn make_working_directory(&self) -> Result<(), SetupError> {
@@ -166,7 +181,7 @@ impl Init {
     fn take_standard_streams(&self) -> Result<Option<OwnedFd>, SetupError> {
         let uid = self.spec.process.user.uid;
         if self.spec.process.terminal {
-            console::open(self.terminal_size, uid, true).map(Some)
+            console::open(self.terminal, uid, true).map(Some)
         } else {
             process::take_streams(&self.streams)?;
             Ok(None)
@@ -200,9 +215,11 @@ pub(super) fn become_root() -> Result<(), SetupError> {
 
 /// The files behind the sysctls, with what goes into them. Files of the network, IPC and UTS
 /// namespaces belong to those of the process that opens them.
-fn open_sysctls(spec: &Spec) -> Result<Vec<(std::fs::File, &str)>, SetupError> {
+pub(super) fn open_sysctls(
+    sysctls: &BTreeMap<String, String>,
+) -> Result<Vec<(std::fs::File, &str)>, SetupError> {
     let mut files = Vec::new();
-    for (name, value) in &spec.linux.sysctl {
+    for (name, value) in sysctls {
         let path = crate::sysctl::path(name).ok_or_else(|| SetupError::Invalid {
             field: "linux.sysctl",
             value: name.clone(),
@@ -214,4 +231,11 @@ fn open_sysctls(spec: &Spec) -> Result<Vec<(std::fs::File, &str)>, SetupError> {
         files.push((file, value.as_str()));
     }
     Ok(files)
+}
+
+pub(super) fn set_sysctls(sysctls: Vec<(std::fs::File, &str)>) -> Result<(), SetupError> {
+    for (mut file, value) in sysctls {
+        file.write_all(value.as_bytes()).when("set a sysctl")?;
+    }
+    Ok(())
 }

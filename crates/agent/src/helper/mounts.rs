@@ -4,16 +4,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::fchownat;
 
 use super::error::{Context, SetupError};
 use super::options::{Bind, Flags, IdMap, MountOptions, parse};
 use super::{namespaces, rootfs};
 use crate::spec::{IdMapping, Linux, Mount, NamespaceKind};
 use crate::sys::mount::{Attributes, attach, clone_tree, fd_path, map_ids, set_attributes};
-use crate::sys::path::{Missing, ensure_in_root, open_in_root};
+use crate::sys::path::{
+    Missing, ensure_in_root, is_without_links, normal_components, open_in_root,
+};
 
 /// A mount of the specification, ready to be attached in the container's mount namespace.
 #[derive(Debug)]
@@ -69,6 +72,53 @@ fn open_source(
     Ok(tree)
 }
 
+/// Makes in `root` the first part of mount points that are missing, for the root user of a user namespace. To the file
+/// server on the host that one is an ordinary user, whom a root directory stops that is not writable.
+pub(super) fn make_room(
+    root: BorrowedFd<'_>,
+    mounts: &[Prepared],
+    linux: &Linux,
+) -> Result<(), SetupError> {
+    let outside = |mappings| namespaces::outside(0, mappings);
+    let owner = (outside(&linux.uid_mappings), outside(&linux.gid_mappings));
+    let (true, (Some(uid), Some(gid))) = (linux.creates(NamespaceKind::User), owner) else {
+        return Ok(());
+    };
+    for prepared in mounts {
+        let names = normal_components(&prepared.mount.destination);
+        let Some(first) = names.first().map(|name| Path::new("/").join(name)) else {
+            continue;
+        };
+        let found = open_in_root(
+            root,
+            &first,
+            OFlag::O_PATH | OFlag::O_NOFOLLOW,
+            Mode::empty(),
+        );
+        if !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            continue;
+        }
+        let missing = match (&prepared.tree, names.len()) {
+            (Some(tree), 1) => missing(tree).at("look at the source for", &first)?,
+            _ => Missing::Directory,
+        };
+        let made = ensure_in_root(root, &first, missing).at("make the mount point", &first)?;
+        let (uid, gid) = (Some(uid.into()), Some(gid.into()));
+        fchownat(made.as_fd(), "", uid, gid, AtFlags::AT_EMPTY_PATH)
+            .at("give away the mount point", &first)?;
+    }
+    Ok(())
+}
+
+/// What stands for a source where there is nothing to mount it on.
+fn missing(tree: &OwnedFd) -> std::io::Result<Missing> {
+    let kind = SFlag::from_bits_truncate(fstat(tree)?.st_mode) & SFlag::S_IFMT;
+    Ok(match kind {
+        SFlag::S_IFDIR => Missing::Directory,
+        _ => Missing::File,
+    })
+}
+
 /// What mounts need to know of their container.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting<'a> {
@@ -103,13 +153,26 @@ pub(super) fn mount(prepared: &Prepared, setting: Setting<'_>) -> Result<(), Set
     if let Some(tree) = tree {
         return bind(tree, mount, options, setting).map_err(failed);
     }
+    // Were it elsewhere, the paths of it that are masked and read-only would not be those that are in use.
+    if matches!(mount.kind.as_str(), "proc" | "sysfs")
+        && !is_without_links(setting.root, &mount.destination).map_err(failed)?
+    {
+        let why = "it must be mounted on ordinary directory, and this is a symbolic link";
+        return Err(failed(std::io::Error::other(why)));
+    }
+    let covers = open_in_root(
+        setting.root,
+        &mount.destination,
+        OFlag::O_PATH,
+        Mode::empty(),
+    );
     let target =
         ensure_in_root(setting.root, &mount.destination, Missing::Directory).map_err(failed)?;
     if options.flags.0.contains(MsFlags::MS_REMOUNT) {
         return remount(&target, options).map_err(failed);
     }
     match mount.kind.as_str() {
-        "tmpfs" => tmpfs(&target, mount, options, setting).map_err(failed)?,
+        "tmpfs" => tmpfs(&target, covers.is_ok(), mount, options, setting).map_err(failed)?,
         "cgroup" | "cgroup2" => cgroup(&target, options, setting).map_err(failed)?,
         "sysfs" => match new_filesystem(&target, mount, options) {
             // Only the owner of the network namespace may mount it.
@@ -130,13 +193,7 @@ fn bind(
     options: &MountOptions,
     setting: Setting<'_>,
 ) -> std::io::Result<()> {
-    let kind = SFlag::from_bits_truncate(fstat(tree)?.st_mode) & SFlag::S_IFMT;
-    let missing = if kind == SFlag::S_IFDIR {
-        Missing::Directory
-    } else {
-        Missing::File
-    };
-    let target = ensure_in_root(setting.root, &mount.destination, missing)?;
+    let target = ensure_in_root(setting.root, &mount.destination, missing(tree)?)?;
     if options.attributes != Attributes::default() {
         set_attributes(tree.as_fd(), options.attributes, false)?;
     }
@@ -186,8 +243,10 @@ fn new_filesystem(target: &OwnedFd, mount: &Mount, options: &MountOptions) -> ni
     )
 }
 
+/// `covers`: the target was there before, and gives the mode.
 fn tmpfs(
     target: &OwnedFd,
+    covers: bool,
     mount: &Mount,
     options: &MountOptions,
     setting: Setting<'_>,
@@ -195,7 +254,7 @@ fn tmpfs(
     let mut options = options.clone();
     // Devices and copied files go in first; `rootfs::finish` makes it read-only.
     options.flags.0.remove(MsFlags::MS_RDONLY);
-    if !options.data.iter().any(|item| item.starts_with("mode=")) {
+    if covers && !options.data.iter().any(|item| item.starts_with("mode=")) {
         let mode = fstat(target)?.st_mode & 0o7777;
         options.data.push(format!("mode={mode:04o}"));
     }

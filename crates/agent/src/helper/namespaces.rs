@@ -204,6 +204,17 @@ impl Owner {
     }
 }
 
+/// The id outside a user namespace; without mappings there is none.
+pub(super) fn outside(id: u32, mappings: &[IdMapping]) -> Option<u32> {
+    if mappings.is_empty() {
+        return Some(id);
+    }
+    mappings.iter().find_map(|mapping| {
+        let offset = id.checked_sub(mapping.container_id)?;
+        (offset < mapping.size).then(|| mapping.host_id.checked_add(offset))?
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,5 +256,19 @@ mod tests {
             size: 10,
         };
         assert_eq!(mapping_text(&[mapping, mapping]), "0 1000 10\n0 1000 10\n");
+    }
+
+    #[test]
+    fn ids_are_mapped_to_those_outside() {
+        let mapping = |container_id, host_id| IdMapping {
+            container_id,
+            host_id,
+            size: 10,
+        };
+        let mappings = [mapping(0, 1000), mapping(100, 5000)];
+        assert_eq!(outside(3, &mappings), Some(1003));
+        assert_eq!(outside(109, &mappings), Some(5009));
+        assert_eq!(outside(10, &mappings), None);
+        assert_eq!(outside(42, &[]), Some(42));
     }
 }

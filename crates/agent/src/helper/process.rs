@@ -1,6 +1,7 @@
 //! From a process inside its container to one that can run the container's program: user, rights,
 //! directory, filter. The same for init and for further processes.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use nix::unistd::{Gid, Uid, chdir, fchown, getcwd, setgroups, setresgid, setresu
 use super::capabilities::Sets;
 use super::command::{self, Command};
 use super::error::{Context, SetupError};
+use super::namespaces;
 use super::seccomp::Filter;
 use crate::spec::{CpuAffinity, IdMapping, Process};
 use crate::sys::check;
@@ -24,6 +26,7 @@ const DEFAULT_UMASK: u32 = 0o022;
 #[derive(Debug)]
 pub(super) struct Settled<'a> {
     command: Command,
+    environment: Vec<String>,
     /// Loaded last where the process may not gain rights; else it was loaded with the rights that
     /// loading it takes.
     filter: Option<&'a Filter>,
@@ -47,7 +50,7 @@ pub(super) fn give_streams(
     uid: u32,
     mappings: &[IdMapping],
 ) -> Result<(), SetupError> {
-    let uid = outside(uid, mappings).ok_or_else(|| SetupError::Invalid {
+    let uid = namespaces::outside(uid, mappings).ok_or_else(|| SetupError::Invalid {
         field: "process.user.uid",
         value: uid.to_string(),
     })?;
@@ -58,17 +61,6 @@ pub(super) fn give_streams(
         }
     }
     Ok(())
-}
-
-/// The id outside a user namespace; without mappings there is none.
-fn outside(id: u32, mappings: &[IdMapping]) -> Option<u32> {
-    if mappings.is_empty() {
-        return Some(id);
-    }
-    mappings.iter().find_map(|mapping| {
-        let offset = id.checked_sub(mapping.container_id)?;
-        (offset < mapping.size).then(|| mapping.host_id.checked_add(offset))?
-    })
 }
 
 /// Makes these the standard streams, where they outlive execve.
@@ -103,9 +95,13 @@ pub(super) fn settle<'a>(
         Err(Errno::EACCES | Errno::EPERM) => false,
         other => {
             other.at("enter the working directory", cwd)?;
+            check_working_directory()?;
             true
         }
     };
+    // Before the filter, which need not allow what is done for the container's program and not by it.
+    reset_signals()?;
+    close_at_exec()?;
     let sets = Sets::of(process.capabilities.as_ref());
     sets.bound()?;
     let filter = match filter {
@@ -119,44 +115,58 @@ pub(super) fn settle<'a>(
     sets.apply()?;
     if !entered {
         chdir(cwd).at("enter the working directory", cwd)?;
+        check_working_directory()?;
     }
-    check_working_directory()?;
     if process.no_new_privileges {
         prctl::set_no_new_privs().when("give up gaining privileges")?;
     }
     super::tuning::set_affinity(CpuAffinity::at_last(process.exec_cpu_affinity.as_ref()))?;
-    let environment = with_home(process);
+    let environment = environment(process);
     let command = command::find(process, &environment)?;
-    Ok(Settled { command, filter })
+    Ok(Settled {
+        command,
+        environment,
+        filter,
+    })
 }
 
 impl Settled<'_> {
-    /// Becomes the container's program; returns only when that fails.
-    pub(super) fn run(&self) -> SetupError {
-        if let Err(error) = self.prepare() {
-            return error;
-        }
-        self.command.run()
+    /// Loads the filter where it is not yet in force.
+    pub(super) fn restrict(&mut self) -> Result<(), SetupError> {
+        self.filter.take().map_or(Ok(()), Filter::load)
     }
 
-    fn prepare(&self) -> Result<(), SetupError> {
-        // What is ignored stays ignored in the new program, and a shell cannot even trap it.
-        let fixed = [Signal::SIGKILL, Signal::SIGSTOP];
-        for number in Signal::iterator().filter(|number| !fixed.contains(number)) {
-            // SAFETY: the default disposition runs no code of ours.
-            unsafe { signal(number, SigHandler::SigDfl) }.when("reset a signal")?;
-        }
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
-            .when("unblock signals")?;
-        let flags = libc::CLOSE_RANGE_CLOEXEC;
-        // SAFETY: the descriptors stay open until execve closes them.
-        check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags) })
-            .when("mark descriptors to be closed")?;
-        match self.filter {
-            Some(filter) => filter.load(),
-            None => Ok(()),
+    /// The program's.
+    pub(super) fn environment(&self) -> &[String] {
+        &self.environment
+    }
+
+    /// Becomes the container's program; returns only when that fails.
+    pub(super) fn run(mut self) -> SetupError {
+        match self.restrict() {
+            Ok(()) => self.command.run(),
+            Err(error) => error,
         }
     }
+}
+
+/// What is ignored stays ignored in the new program, and a shell cannot even trap it.
+fn reset_signals() -> Result<(), SetupError> {
+    let fixed = [Signal::SIGKILL, Signal::SIGSTOP];
+    for number in Signal::iterator().filter(|number| !fixed.contains(number)) {
+        // SAFETY: the default disposition runs no code of ours.
+        unsafe { signal(number, SigHandler::SigDfl) }.when("reset a signal")?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).when("unblock signals")
+}
+
+/// Has execve close all descriptors but the standard streams. What is opened later says so by itself.
+fn close_at_exec() -> Result<(), SetupError> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: the descriptors stay open until execve closes them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, flags) })
+        .when("mark descriptors to be closed")
+        .map(drop)
 }
 
 fn report_ignored(process: &Process) {
@@ -227,14 +237,18 @@ fn check_working_directory() -> Result<(), SetupError> {
     }
 }
 
-/// The environment, with a HOME from the container's passwd file where it has none.
-fn with_home(process: &Process) -> Vec<String> {
-    let mut environment = process.env.clone();
-    let has_home = environment
-        .iter()
-        .any(|entry| entry.strip_prefix("HOME=").is_some_and(|v| !v.is_empty()));
-    if !has_home {
-        environment.retain(|entry| !entry.starts_with("HOME="));
+/// The environment: of a variable that is given twice the last, and a HOME from the container's passwd file where
+/// there is none or an empty one.
+fn environment(process: &Process) -> Vec<String> {
+    let name = |entry: &str| entry.split('=').next().map(str::to_owned);
+    let mut seen = HashSet::new();
+    let last = process.env.iter().rev();
+    let mut environment: Vec<String> = last
+        .filter(|entry| seen.insert(name(entry)) && *entry != "HOME=")
+        .cloned()
+        .collect();
+    environment.reverse();
+    if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
         // A container without the file, or with an unreadable one, has no better answer than "/".
         let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
         let passwd = String::from_utf8_lossy(&passwd);
@@ -256,6 +270,7 @@ fn home_of(passwd: &str, uid: u32) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::User;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:33::/var/www:/bin/sh\n";
 
@@ -272,21 +287,21 @@ mod tests {
             env: vec!["HOME=/data".to_owned()],
             ..Process::default()
         };
-        assert_eq!(with_home(&process), ["HOME=/data"]);
+        assert_eq!(environment(&process), ["HOME=/data"]);
     }
 
     #[test]
-    fn ids_are_mapped_to_those_outside() {
-        let mapping = |container_id, host_id| IdMapping {
-            container_id,
-            host_id,
-            size: 10,
+    fn the_last_of_a_variable_counts() {
+        let variables = ["HOME=/data", "A=1", "B=2", "A=", "HOME="];
+        let process = Process {
+            env: variables.map(str::to_owned).to_vec(),
+            user: User {
+                uid: u32::MAX,
+                ..User::default()
+            },
+            ..Process::default()
         };
-        let mappings = [mapping(0, 1000), mapping(100, 5000)];
-        assert_eq!(outside(3, &mappings), Some(1003));
-        assert_eq!(outside(109, &mappings), Some(5009));
-        assert_eq!(outside(10, &mappings), None);
-        assert_eq!(outside(42, &[]), Some(42));
+        assert_eq!(environment(&process), ["B=2", "A=", "HOME=/"]);
     }
 
     #[test]

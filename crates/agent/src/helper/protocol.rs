@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Filter, HookState, SetupError};
-use crate::spec::{Hook, IdMapping, Process, Spec};
+use crate::spec::{Hook, IdMapping, Personality, Process, Spec};
 
 /// A task. The descriptors that come with it are, in this order: the start socket (for `Create`) or
 /// a pidfd of the container's init (for `Exec`), then, without a terminal, standard input, output
@@ -19,7 +19,12 @@ pub(crate) enum Request {
     /// Make a PID namespace that lasts as long as the process made.
     PidNamespace,
     /// Run a hook in the guest. Makes no process that stays.
-    Hook { hook: Hook, state: Box<HookState> },
+    Hook {
+        kind: String,
+        index: usize,
+        hook: Hook,
+        state: Box<HookState>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,7 +36,7 @@ pub(crate) struct CreateRequest {
     /// A process whose PID namespace the container joins.
     pub(crate) pid_namespace_of: Option<i32>,
     pub(crate) filter: Option<Filter>,
-    pub(crate) terminal_size: TerminalSize,
+    pub(crate) terminal: NewTerminal,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,8 +47,18 @@ pub(crate) struct ExecRequest {
     /// Of its user namespace; none when it has none of its own.
     pub(crate) uid_mappings: Vec<IdMapping>,
     pub(crate) cgroup_namespace: bool,
+    /// The container's.
+    pub(crate) personality: Option<Personality>,
     pub(crate) filter: Option<Filter>,
-    pub(crate) terminal_size: TerminalSize,
+    pub(crate) terminal: NewTerminal,
+}
+
+/// How a process's terminal is made, where it has one.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct NewTerminal {
+    pub(crate) size: TerminalSize,
+    /// Newlines stay as they are.
+    pub(crate) bare_newlines: bool,
 }
 
 /// In characters; zero leaves the kernel's default.

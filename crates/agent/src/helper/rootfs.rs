@@ -16,7 +16,7 @@ use super::error::{Context, SetupError};
 use super::mounts::Prepared;
 use super::options;
 use crate::spec::Linux;
-use crate::sys::mount::{Attributes, attach, clone_tree, set_attributes};
+use crate::sys::mount::{Attributes, attach, clone_tree, clone_tree_at, set_attributes};
 
 /// Where each container mounts its root, in its own mount namespace, before it becomes "/".
 pub(crate) const ASSEMBLY_POINT: &str = "/run/hull/root";
@@ -47,11 +47,16 @@ pub(super) fn assemble(tree: &OwnedFd, root_propagation: MsFlags) -> Result<Owne
     // pivot_root wants neither the new root nor what it is mounted on to be shared.
     let parent = Path::new("/run");
     change_propagation(parent, MsFlags::MS_PRIVATE)?;
-    let slave = Attributes {
-        propagation: MsFlags::MS_SLAVE.bits(),
+    // One that is shared in the end is so with nobody in the guest.
+    let from_guest = match root_propagation.contains(MsFlags::MS_SLAVE) {
+        true => MsFlags::MS_SLAVE,
+        false => MsFlags::MS_PRIVATE,
+    };
+    let isolated = Attributes {
+        propagation: from_guest.bits(),
         ..Attributes::default()
     };
-    set_attributes(tree.as_fd(), slave, true).at("isolate the container's root", point)?;
+    set_attributes(tree.as_fd(), isolated, true).at("isolate the container's root", point)?;
     let target: OwnedFd = fs::File::open(point)
         .at("open the mount point", point)?
         .into();
@@ -102,8 +107,11 @@ pub(super) fn finish(
     for path in &linux.readonly_paths {
         protect(path)?;
     }
-    for path in &linux.masked_paths {
-        mask(path)?;
+    let mut masks = Masks::default();
+    for (index, path) in linux.masked_paths.iter().enumerate() {
+        if !linux.masked_paths[..index].contains(path) {
+            masks.hide(path)?;
+        }
     }
     Ok(())
 }
@@ -136,14 +144,28 @@ fn protect(path: &Path) -> Result<(), SetupError> {
     attach(tree.as_fd(), target.as_fd()).at("make read-only", path)
 }
 
-/// Hides a path of the container; one that is not there needs nothing.
-fn mask(path: &Path) -> Result<(), SetupError> {
-    let target = match open_path(path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-        other => other.at("open the masked path", path)?,
-    };
-    let mode = fstat(&target).at("look at the masked path", path)?.st_mode;
-    if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
+/// What hides paths of the container.
+#[derive(Debug, Default)]
+struct Masks {
+    /// The file system over all masked directories, once there is one.
+    empty: Option<OwnedFd>,
+}
+
+impl Masks {
+    /// Hides a path; one that is not there needs nothing.
+    fn hide(&mut self, path: &Path) -> Result<(), SetupError> {
+        let target = match open_path(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            other => other.at("open the masked path", path)?,
+        };
+        let mode = fstat(&target).at("look at the masked path", path)?.st_mode;
+        if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFDIR {
+            return hide_file(path, &target);
+        }
+        if let Some(empty) = &self.empty {
+            let tree = clone_tree_at(empty.as_fd()).at("mask", path)?;
+            return attach(tree.as_fd(), target.as_fd()).at("mask", path);
+        }
         mount(
             Some("tmpfs"),
             path,
@@ -151,21 +173,25 @@ fn mask(path: &Path) -> Result<(), SetupError> {
             MsFlags::MS_RDONLY,
             Some("nr_blocks=1,nr_inodes=1"),
         )
-        .at("mask", path)
-    } else {
-        let null = Path::new("/dev/null");
-        let is_null = fs::metadata(null)
-            .is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == libc::makedev(1, 3));
-        if !is_null {
-            return Err(SetupError::Path {
-                action: "mask",
-                path: path.to_owned(),
-                source: io::Error::other("the container's /dev/null is not the null device"),
-            });
-        }
-        let tree = clone_tree(null, false).at("open", null)?;
-        attach(tree.as_fd(), target.as_fd()).at("mask", path)
+        .at("mask", path)?;
+        self.empty = Some(open_path(path).at("open the masked path", path)?);
+        Ok(())
     }
+}
+
+fn hide_file(path: &Path, target: &OwnedFd) -> Result<(), SetupError> {
+    let null = Path::new("/dev/null");
+    let is_null = fs::metadata(null)
+        .is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == libc::makedev(1, 3));
+    if !is_null {
+        return Err(SetupError::Path {
+            action: "mask",
+            path: path.to_owned(),
+            source: io::Error::other("the container's /dev/null is not the null device"),
+        });
+    }
+    let tree = clone_tree(null, false).at("open", null)?;
+    attach(tree.as_fd(), target.as_fd()).at("mask", path)
 }
 
 /// Copies what `from` holds into `to`, with owners and modes.

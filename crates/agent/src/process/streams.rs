@@ -9,14 +9,15 @@ use tokio::task::JoinHandle;
 
 use crate::container::terminal_size;
 use crate::error::AgentError;
-use crate::helper::{TerminalSize, null_device};
+use crate::helper::{NewTerminal, TerminalSize, null_device};
 use crate::relay::{self, Connections, PipeOutput, Terminal};
+use crate::spec::Process;
 use crate::stdio::{Connection, Parked};
 
 /// The streams that a process is to have, with their connections to the host.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    terminal: Option<TerminalSize>,
+    terminal: Option<NewTerminal>,
     connections: Claimed,
 }
 
@@ -57,7 +58,10 @@ impl Streams {
             });
         }
         let terminal = if stdio.terminal {
-            Some(terminal_size(stdio.columns, stdio.rows)?)
+            Some(NewTerminal {
+                size: terminal_size(stdio.columns, stdio.rows)?,
+                bare_newlines: stdio.bare_newlines,
+            })
         } else {
             None
         };
@@ -71,8 +75,17 @@ impl Streams {
         self.terminal.is_some()
     }
 
-    pub(crate) fn terminal_size(&self) -> TerminalSize {
-        self.terminal.unwrap_or_default()
+    /// As the host says, and of the size that the process asks for where the host names none.
+    pub(crate) fn new_terminal(&self, process: &Process) -> NewTerminal {
+        let mut terminal = self.terminal.unwrap_or_default();
+        let unknown = terminal.size.columns == 0 || terminal.size.rows == 0;
+        if let (true, Some(size)) = (unknown, process.console_size) {
+            terminal.size = TerminalSize {
+                columns: size.width,
+                rows: size.height,
+            };
+        }
+        terminal
     }
 }
 

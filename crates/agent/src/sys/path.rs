@@ -1,15 +1,20 @@
 //! Paths inside a container's root, resolved so that no symbolic link leads out of it.
 
-use std::ffi::CString;
+use std::collections::VecDeque;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::check_fd;
+
+/// As the kernel has it.
+const MAX_LINKS: usize = 40;
 
 /// What a missing last component is made into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +30,32 @@ pub(crate) fn open_in_root(
     flags: OFlag,
     mode: Mode,
 ) -> io::Result<OwnedFd> {
+    open(root, path, flags, mode, libc::RESOLVE_NO_MAGICLINKS)
+}
+
+/// Whether no part of `path` in `root` is a symbolic link. What is missing is none.
+pub(crate) fn is_without_links(root: BorrowedFd<'_>, path: &Path) -> io::Result<bool> {
+    match open(
+        root,
+        path,
+        OFlag::O_PATH,
+        Mode::empty(),
+        libc::RESOLVE_NO_SYMLINKS,
+    ) {
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        other => other.map(|_| true),
+    }
+}
+
+/// `resolve` comes on top of staying inside.
+fn open(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlag,
+    mode: Mode,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
     // An empty path would name no file; the root is meant.
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
@@ -36,7 +67,7 @@ pub(crate) fn open_in_root(
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = u64::from((flags | OFlag::O_CLOEXEC).bits().cast_unsigned());
     how.mode = u64::from(mode.bits());
-    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    how.resolve = libc::RESOLVE_IN_ROOT | resolve;
     // SAFETY: the path is NUL-terminated and how is initialised and of the size given; both outlive
     // the call.
     check_fd(unsafe {
@@ -50,7 +81,8 @@ pub(crate) fn open_in_root(
     })
 }
 
-/// A handle on `path` in `root`, made first where it is missing, with its parent directories.
+/// A handle on `path` in `root`, made first where it is missing, with its parent directories. Where a link leads
+/// nowhere, that is what is made.
 pub(crate) fn ensure_in_root(
     root: BorrowedFd<'_>,
     path: &Path,
@@ -60,26 +92,64 @@ pub(crate) fn ensure_in_root(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         other => return other,
     }
-    let names = normal_components(path);
-    let mut prefix = PathBuf::from("/");
-    let mut directory = open_in_root(root, &prefix, OFlag::O_PATH, Mode::empty())?;
-    for (index, name) in names.iter().enumerate() {
-        prefix.push(name);
-        let last = index + 1 == names.len();
-        let opened = match open_in_root(root, &prefix, OFlag::O_PATH, Mode::empty()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let make_file = last && missing == Missing::File;
-                make(&directory, name, make_file)?;
-                open_in_root(root, &prefix, OFlag::O_PATH, Mode::empty())?
+    let mut ahead = VecDeque::from(normal_components(path));
+    let mut way = vec![open_in_root(
+        root,
+        Path::new("/"),
+        OFlag::O_PATH,
+        Mode::empty(),
+    )?];
+    let mut links = 0;
+    while let (Some(name), Some(directory)) = (ahead.pop_front(), way.last()) {
+        if name == ".." {
+            way.truncate(1.max(way.len() - 1));
+            continue;
+        }
+        let opened = match open_here(directory, &name) {
+            Err(Errno::ENOENT) => {
+                make(
+                    directory,
+                    &name,
+                    ahead.is_empty() && missing == Missing::File,
+                )?;
+                open_here(directory, &name)?
             }
             other => other?,
         };
-        directory = opened;
+        let Some(target) = link_target(&opened)? else {
+            way.push(opened);
+            continue;
+        };
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Errno::ELOOP.into());
+        }
+        if target.is_absolute() {
+            way.truncate(1);
+        }
+        for name in names(&target).into_iter().rev() {
+            ahead.push_front(name);
+        }
     }
-    Ok(directory)
+    way.pop().ok_or_else(|| Errno::ENOENT.into())
 }
 
-fn make(directory: &OwnedFd, name: &std::ffi::OsStr, file: bool) -> io::Result<()> {
+/// What has this name in `directory`, be it a link.
+fn open_here(directory: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    nix::fcntl::openat(directory, name, flags, Mode::empty())
+}
+
+/// Where a link leads; nothing for what is none.
+fn link_target(fd: &OwnedFd) -> nix::Result<Option<PathBuf>> {
+    let kind = SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT;
+    match kind == SFlag::S_IFLNK {
+        true => nix::fcntl::readlinkat(fd, "").map(|target| Some(target.into())),
+        false => Ok(None),
+    }
+}
+
+fn make(directory: &OwnedFd, name: &OsStr, file: bool) -> io::Result<()> {
     if file {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         nix::fcntl::openat(directory, name, flags, Mode::from_bits_truncate(0o644))?;
@@ -89,19 +159,26 @@ fn make(directory: &OwnedFd, name: &std::ffi::OsStr, file: bool) -> io::Result<(
     Ok(())
 }
 
+/// The names in `path`, ".." among them.
+fn names(path: &Path) -> Vec<OsString> {
+    let components = path.components();
+    components
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+        .map(|part| part.as_os_str().to_owned())
+        .collect()
+}
+
 /// The names in `path`, ".." applied as far as the root.
-fn normal_components(path: &Path) -> Vec<std::ffi::OsString> {
-    let mut names = Vec::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => names.push(name.to_owned()),
-            Component::ParentDir => {
-                names.pop();
-            }
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+pub(crate) fn normal_components(path: &Path) -> Vec<OsString> {
+    let mut normal = Vec::new();
+    for name in names(path) {
+        if name == ".." {
+            normal.pop();
+        } else {
+            normal.push(name);
         }
     }
-    names
+    normal
 }
 
 #[cfg(test)]
@@ -135,6 +212,17 @@ mod tests {
     }
 
     #[test]
+    fn links_on_the_way_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("real/below")).unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+        let root = open(dir.path());
+        let plain = |path| is_without_links(root.as_fd(), Path::new(path)).unwrap();
+        assert!(plain("/real/below") && plain("/missing"));
+        assert!(!plain("/link") && !plain("/link/below"));
+    }
+
+    #[test]
     fn parent_components_stop_at_the_root() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
@@ -145,9 +233,27 @@ mod tests {
     }
 
     #[test]
-    fn a_dangling_link_is_refused() {
+    fn what_a_link_leads_to_is_made_inside() {
         let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/nowhere", dir.path().join("link")).unwrap();
+        let top = dir.path().join("root");
+        fs::create_dir_all(top.join("etc")).unwrap();
+        let link = |target, name| std::os::unix::fs::symlink(target, top.join(name)).unwrap();
+        link("/tmp/hosts", "etc/hosts");
+        link("../../../run/there", "etc/there");
+        link("etc/there/deep", "short");
+        let root = open(&top);
+        let make = |path, missing| ensure_in_root(root.as_fd(), Path::new(path), missing).unwrap();
+        make("/etc/hosts", Missing::File);
+        make("/short/x", Missing::Directory);
+        assert!(top.join("tmp/hosts").is_file());
+        assert!(top.join("run/there/deep/x").is_dir());
+        assert!(!dir.path().join("run").exists());
+    }
+
+    #[test]
+    fn a_link_to_itself_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("link", dir.path().join("link")).unwrap();
         let root = open(dir.path());
         assert!(ensure_in_root(root.as_fd(), Path::new("/link/x"), Missing::Directory).is_err());
     }
