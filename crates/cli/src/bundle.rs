@@ -154,6 +154,8 @@ pub(crate) fn pod_config(
         )?,
         network,
         cgroup: None,
+        host_limits: None,
+        host_memory_overhead_mib: config.vm.host_memory_overhead.mib(),
         sysctls: BTreeMap::new(),
         placeholder: None,
         single: Some(SingleContainer {

@@ -10,9 +10,9 @@ use hull_vm::process::ProcessRecord;
 use crate::container::{
     Container, ContainerDir, ContainerLock, Phase, StoreError, create_dir, read_json, write_json,
 };
-use crate::pod::{Pod, PodError};
 use crate::stdio::{AttachError, Attached, Ended, Fifos, Signals, Streams};
 use crate::timestamp::Timestamp;
+use hull_shim::client::{Pod, PodError};
 
 /// Why a container did not run.
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +180,7 @@ impl Launch {
     ) -> Result<Attached, LaunchError> {
         let rootfs = &container.settings()?.rootfs;
         self.pod
-            .create(&container.dir.data, rootfs, fifos.config())
+            .create(&container.dir.data, rootfs, fifos.config(), None)
             .await?;
         Attached::resize(streams, &self.pod, "").await;
         // What is removed at its end has no log that anybody could read.
@@ -222,7 +222,7 @@ impl Launch {
             terminal: settings.tty,
         };
         self.pod
-            .create(&container.dir.data, &settings.rootfs, stdio)
+            .create(&container.dir.data, &settings.rootfs, stdio, None)
             .await?;
         self.pod.start_process("").await?;
         Ok(())
@@ -241,7 +241,7 @@ impl Launch {
             exit.code = error.exit_code().unwrap_or(125).into();
             let record = ExitRecord {
                 exit: Some(exit),
-                failure: Some(crate::report::chain(&error)),
+                failure: Some(hull_shim::client::report::chain(&error)),
                 console: vec![],
             };
             write_json(&container.dir.exit(), &record)
@@ -250,7 +250,7 @@ impl Launch {
             Ok(()) => error,
             Err(recording) => {
                 // Both count; the first is what was asked about.
-                eprintln!("hull: {}", crate::report::chain(&recording));
+                eprintln!("hull: {}", hull_shim::client::report::chain(&recording));
                 error
             }
         }

@@ -10,9 +10,7 @@ mod id;
 mod images;
 mod launch;
 mod locations;
-mod pod;
 mod progress;
-mod report;
 mod rootless;
 mod spec;
 mod stdio;
@@ -49,7 +47,7 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("hull: {}", report::chain(error.as_ref()));
+            eprintln!("hull: {}", hull_shim::client::report::chain(error.as_ref()));
             let command = error.downcast_ref::<CommandError>();
             let code = command.and_then(CommandError::exit_code);
             ExitCode::from(code.unwrap_or(failed))

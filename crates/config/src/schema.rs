@@ -121,6 +121,18 @@ pub(crate) static SETTINGS: &[Setting] = &[
         apply: |config, value| value.size().map(|size| config.vm.memory_overhead = size),
     },
     Setting {
+        key: "vm.host_memory_overhead",
+        documentation: "what a pod that is one container may take of the host beside its guest's memory",
+        annotation: true,
+        kata: None,
+        show: |config| Some(size(config.vm.host_memory_overhead)),
+        apply: |config, value| {
+            value
+                .size()
+                .map(|size| config.vm.host_memory_overhead = size)
+        },
+    },
+    Setting {
         key: "guest.kernel",
         documentation: "the guest's kernel, an absolute path; without it the one beside the program",
         annotation: true,

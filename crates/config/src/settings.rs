@@ -24,6 +24,8 @@ pub struct VmSettings {
     pub max_memory: Size,
     /// What a guest gets beside its containers' memory limits.
     pub memory_overhead: Size,
+    /// What its processes on the host may take beside the guest's memory, where that is limited.
+    pub host_memory_overhead: Size,
 }
 
 /// The guest's files.
@@ -90,6 +92,7 @@ impl Default for VmSettings {
             max_vcpus: 4,
             max_memory: Size::from_mib(4096),
             memory_overhead: Size::from_mib(64),
+            host_memory_overhead: Size::from_mib(256),
         }
     }
 }

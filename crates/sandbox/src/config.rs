@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use hull_vm::{Acceleration, MachineSize};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{Footprint, HostCgroup, HostLimits};
 use crate::error::SandboxError;
 use crate::json_file;
 
@@ -38,6 +39,11 @@ pub struct PodConfig {
     /// The control group on the host that all processes of the pod are in, as an engine names it
     /// (`linux.cgroupsPath`); whoever starts the pod process decides when there is none.
     pub cgroup: Option<String>,
+    /// What that group may use: of a container that is a pod by itself. Other groups have the limits that the
+    /// engine has given them.
+    pub host_limits: Option<HostLimits>,
+    /// What the pod's processes on the host need beside the guest's memory, MiB.
+    pub host_memory_overhead_mib: u32,
     /// Kernel parameters of the pod, names and values.
     pub sysctls: BTreeMap<String, String>,
     /// The container that stands for the whole pod with its engine. There is no process in it.
@@ -186,5 +192,38 @@ impl PodConfig {
     /// When it cannot be written.
     pub fn write(&self, state_dir: &Path) -> Result<(), SandboxError> {
         json_file::write(state_dir.join(Self::FILE), self)
+    }
+
+    /// The pod's control group on the host, if it has one.
+    ///
+    /// # Errors
+    /// When its path leads out, or the host has none.
+    pub fn host_group(&self) -> Result<Option<HostCgroup>, SandboxError> {
+        self.cgroup.as_deref().map(HostCgroup::new).transpose()
+    }
+
+    /// Makes that group, with its limits, and moves this process into it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enter(&self, group: &HostCgroup) -> Result<(), SandboxError> {
+        let footprint = self.footprint(self.size);
+        group.enter(self.host_limits.as_ref().map(|limits| (limits, footprint)))
+    }
+
+    /// What the pod takes of the host's memory when its machine has this size.
+    pub(crate) fn footprint(&self, size: MachineSize) -> Footprint {
+        let bytes = |mib: u32| u64::from(mib) << 20;
+        // A guest takes more memory into use by whole blocks.
+        let grown = size.memory_mib.saturating_sub(self.size.memory_mib);
+        let grown = u64::from(grown).next_multiple_of(u64::from(self.size.block_mib()));
+        let guest = bytes(self.size.memory_mib) + (grown << 20);
+        // Each process that maps the guest's memory needs 2 MiB of page tables for each GiB: the VMM, the back
+        // ends, and KVM.
+        let overhead = bytes(self.host_memory_overhead_mib) + guest / 64;
+        Footprint {
+            most: guest + overhead,
+            overhead: bytes(self.memory_overhead_mib) + overhead,
+        }
     }
 }

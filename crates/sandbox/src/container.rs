@@ -1,18 +1,21 @@
 //! A container: its files below the share, its init and the processes that were added to it.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use hull_vm::process::ProcessRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::anchor::Anchor;
 use crate::error::SandboxError;
+use crate::hooks::HostHooks;
 use crate::limits::Limits;
 use crate::mount::{self, MountSpec};
 use crate::process::{Process, TaskRecord};
 use crate::share::create_dir;
-use crate::spec::{self, Disk, GuestSpec, HostBind};
+use crate::spec::{self, Disk, GuestSpec, HostBind, NotifySocket};
 use crate::stdio::StdioConfig;
 
 /// What a front end asks for.
@@ -29,6 +32,12 @@ pub struct CreateContainer {
     /// Where the engine leaves these to the pod, a directory with `hostname`, `hosts` and `resolv.conf`: a
     /// container that brings none gets them, and shares `/dev/shm` with its pod.
     pub pod_files: Option<PathBuf>,
+    /// The process that stands for the container with its engine, where a front end has left one. It ends when
+    /// the container has ended, and when it ends before, the container is killed.
+    pub monitor: Option<ProcessRecord>,
+    /// A directory in which a front end takes what the container's program says to a service manager: at the socket
+    /// [`NOTIFY_SOCKET`](crate::spec::NOTIFY_SOCKET), as soon as there is one.
+    pub notify_dir: Option<PathBuf>,
 }
 
 /// A container as far as it can be made without its guest: while that boots, that is.
@@ -52,7 +61,13 @@ impl CreateContainer {
             let spec = spec::read_bundle(&self.bundle)?;
             let prepared = PreparedContainer {
                 root: spec::bundle_rootfs(&self.bundle, &spec),
-                guest_spec: GuestSpec::new(spec, &self.id, self.pod_files.as_deref())?,
+                guest_spec: GuestSpec::new(
+                    spec,
+                    &self.id,
+                    &self.bundle,
+                    self.pod_files.as_deref(),
+                    self.notify_dir.as_deref(),
+                )?,
                 request: self,
             };
             // The pod process is small, and the compiler's memory would stay with it: 1 MiB.
@@ -88,6 +103,8 @@ pub struct Container {
     files: Files,
     disks: Vec<Disk>,
     limits: Mutex<Limits>,
+    hooks: HostHooks,
+    notify_socket: Option<NotifySocket>,
 }
 
 /// What a container leaves in the state file.
@@ -97,8 +114,12 @@ pub(crate) struct ContainerRecord {
     bundle: PathBuf,
     init: TaskRecord,
     execs: Vec<TaskRecord>,
+    pub(crate) monitor: Option<ProcessRecord>,
+    resolv_conf: Option<String>,
     disks: Vec<Disk>,
     limits: Limits,
+    hooks: HostHooks,
+    notify_socket: Option<NotifySocket>,
 }
 
 impl Container {
@@ -108,6 +129,8 @@ impl Container {
         files: Files,
         disks: Vec<Disk>,
         limits: Limits,
+        hooks: HostHooks,
+        notify_socket: Option<NotifySocket>,
     ) -> Self {
         Self {
             id: request.id.clone(),
@@ -117,6 +140,8 @@ impl Container {
             files,
             disks,
             limits: Mutex::new(limits),
+            hooks,
+            notify_socket,
         }
     }
 
@@ -131,9 +156,14 @@ impl Container {
                     .collect(),
             ),
             init: process(record.init),
-            files: Files::of(share, &record.id),
+            files: Files {
+                resolv_conf: record.resolv_conf,
+                ..Files::of(share, &record.id)
+            },
             disks: record.disks,
             limits: Mutex::new(record.limits),
+            hooks: record.hooks,
+            notify_socket: record.notify_socket,
             bundle: record.bundle,
             id: record.id,
         }
@@ -145,8 +175,12 @@ impl Container {
             bundle: self.bundle.clone(),
             init: self.init.record(),
             execs: self.execs().iter().map(|exec| exec.record()).collect(),
+            monitor: self.init.anchor().record(),
+            resolv_conf: self.files.resolv_conf.clone(),
             disks: self.disks.clone(),
             limits: self.limits(),
+            hooks: self.hooks.clone(),
+            notify_socket: self.notify_socket.clone(),
         }
     }
 
@@ -211,6 +245,14 @@ impl Container {
         execs.remove(exec_id);
     }
 
+    pub(crate) fn notify_socket(&self) -> Option<&NotifySocket> {
+        self.notify_socket.as_ref()
+    }
+
+    pub(crate) fn hooks(&self) -> &HostHooks {
+        &self.hooks
+    }
+
     pub(crate) fn files(&self) -> &Files {
         &self.files
     }
@@ -232,6 +274,8 @@ impl Container {
 #[derive(Debug)]
 pub(crate) struct Files {
     dir: PathBuf,
+    /// What is mounted in it that the container has as its `/etc/resolv.conf`.
+    resolv_conf: Option<String>,
 }
 
 impl Files {
@@ -239,12 +283,16 @@ impl Files {
     pub(crate) fn of(share: &Path, id: &str) -> Self {
         Self {
             dir: share.join(id),
+            resolv_conf: None,
         }
     }
 
     /// Mounts the root and the bind mounts. When it fails, nothing is left.
     pub(crate) fn mount(share: &Path, container: &PreparedContainer) -> Result<Self, SandboxError> {
-        let files = Self::of(share, &container.request.id);
+        let files = Self {
+            resolv_conf: container.guest_spec.bind_at(Path::new("/etc/resolv.conf")),
+            ..Self::of(share, &container.request.id)
+        };
         let prepared = files.mount_all(
             &container.request,
             &container.root,
@@ -290,6 +338,16 @@ impl Files {
             bind.mount.mount(&target)?;
         }
         Ok(())
+    }
+
+    /// What the container finds in its `/etc/resolv.conf`, if that is a file of its engine's. The container may write to
+    /// it, and not more than this is read of it.
+    pub(crate) fn resolv_conf(&self) -> Option<String> {
+        const MOST: u64 = 64 << 10;
+        let file = std::fs::File::open(self.dir.join(self.resolv_conf.as_ref()?)).ok()?;
+        let mut text = Vec::new();
+        file.take(MOST).read_to_end(&mut text).ok()?;
+        Some(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Unmounts everything and removes the directory.

@@ -7,6 +7,7 @@ use hull_seccomp::SeccompError;
 use hull_vm::VmError;
 
 use crate::guest::GuestError;
+use crate::hooks::HookError;
 use crate::network::NetworkError;
 use crate::state::InvalidTransition;
 
@@ -43,6 +44,9 @@ pub enum SandboxError {
     /// The container's seccomp rules cannot be honoured.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    /// A hook on the host failed.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The guest could not be reached.
     #[error(transparent)]
     Guest(#[from] GuestError),

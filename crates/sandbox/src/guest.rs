@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use ttrpc::context::Context;
 
 use crate::error::SandboxError;
+use crate::process::random_token;
 
 /// Longest time that the guest has for an answer, but for calls that wait for a process.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
@@ -127,6 +128,16 @@ impl Guest {
     #[must_use]
     pub fn agent(&self) -> &AgentClient {
         &self.agent
+    }
+
+    /// Opens a stdio stream by a new token, for a call that names it.
+    ///
+    /// # Errors
+    /// As [`Guest::open_stdio`].
+    pub(crate) async fn open_stream(&self) -> Result<(String, UnixStream), SandboxError> {
+        let token = random_token()?;
+        let stream = self.open_stdio(&token).await?;
+        Ok((token, stream))
     }
 
     /// Opens a stdio stream that `CreateContainer` or `ExecProcess` may then name by `token`.

@@ -1,6 +1,6 @@
 //! Files of ours and of engines that hold one JSON value.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,9 +12,16 @@ use crate::error::SandboxError;
 /// # Errors
 /// When it cannot be read, or [`SandboxError::Malformed`].
 pub fn read<T: DeserializeOwned>(path: PathBuf) -> Result<T, SandboxError> {
-    let bytes =
-        std::fs::read(&path).map_err(SandboxError::host(format!("read {}", path.display())))?;
+    let bytes = bytes(&path)?;
     serde_json::from_slice(&bytes).map_err(|source| SandboxError::Malformed { path, source })
+}
+
+/// What a file holds, as it is.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn bytes(path: &Path) -> Result<Vec<u8>, SandboxError> {
+    std::fs::read(path).map_err(SandboxError::host(format!("read {}", path.display())))
 }
 
 /// Writes a file, for people to read too.

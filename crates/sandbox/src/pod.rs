@@ -2,8 +2,12 @@
 
 mod boot;
 mod calls;
+mod create;
 mod follow;
 mod forward;
+mod monitor;
+mod names;
+mod notify;
 mod record;
 mod size;
 
@@ -22,7 +26,7 @@ use crate::network::PodNetwork;
 use crate::process::{ExitStatus, Process};
 use crate::share::Share;
 
-pub use record::{abandon, destroy, live_vmm};
+pub use record::{abandon, destroy, live_pod_process, live_vmm};
 
 /// A pod whose guest runs.
 #[derive(Debug)]
@@ -35,8 +39,11 @@ pub struct Pod {
     /// Init of the container that was made first.
     first: watch::Sender<Option<Arc<Process>>>,
     end: watch::Sender<Option<End>>,
+    /// Whether nobody needs it any more.
+    done_with: watch::Sender<bool>,
     /// What the machine has by now.
     size: Mutex<MachineSize>,
+    served_names: names::ServedNames,
 }
 
 /// The pod's processes on the host.
@@ -92,6 +99,14 @@ impl Pod {
         let end = end.wait_for(Option::is_some).await;
         let end = end.ok().and_then(|end| end.clone());
         end.expect("the sender is ours and sends an end")
+    }
+
+    /// Completes when all its containers have ended that processes stand for on the host: nothing can be started in
+    /// them any more. Never in a pod whose engine deletes what has ended.
+    pub async fn done_with(&self) {
+        let mut done_with = self.done_with.subscribe();
+        // The sender is ours, so it lives.
+        let _ = done_with.wait_for(|done_with| *done_with).await;
     }
 
     /// How the pod ended, if it has.

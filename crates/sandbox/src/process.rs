@@ -270,6 +270,7 @@ impl Process {
             stdout: self.tokens.stdout.clone(),
             stderr: self.tokens.stderr.clone(),
             terminal: self.stdio.terminal,
+            bare_newlines: self.stdio.has_bare_newlines(),
             ..Default::default()
         }
     }

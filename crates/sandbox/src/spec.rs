@@ -3,22 +3,27 @@
 //! The engine describes a container of the host. The guest has its own kernel, so host namespaces,
 //! host CPU numbers and host labels mean nothing there, and host paths become paths below the share.
 
+pub mod capabilities;
 mod devices;
+mod notify;
 mod pod_files;
 mod shared_memory;
 
 use std::path::{Path, PathBuf};
 
 use hull_agent_api::agent;
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxCpu, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 
 use crate::error::SandboxError;
+use crate::hooks::HostHooks;
 use crate::json_file;
 use crate::limits::Limits;
 use crate::mount::{MountSpec, origin};
 use crate::share;
 
 pub(crate) use devices::Disk;
+pub use notify::NOTIFY_SOCKET;
+pub(crate) use notify::NotifySocket;
 
 /// A container's specification in guest terms, and what the host has to mount for it.
 #[derive(Debug)]
@@ -35,6 +40,10 @@ pub struct GuestSpec {
     pub joined_pid_namespace: Option<PathBuf>,
     /// The specification's seccomp rules, which it no longer has, compiled.
     pub seccomp: Option<hull_seccomp::Program>,
+    /// What runs on the host.
+    pub hooks: HostHooks,
+    /// Where the container's program says that it is ready.
+    pub(crate) notify_socket: Option<NotifySocket>,
 }
 
 /// A host file or directory that the container sees.
@@ -49,12 +58,27 @@ pub struct HostBind {
 /// Name of a container's root below its directory in the share.
 pub const ROOTFS: &str = "rootfs";
 
-/// Reads `config.json` of a bundle.
+/// Reads `config.json` of a bundle. Capabilities that nobody knows are left out.
 ///
 /// # Errors
 /// When it cannot be read or is malformed.
 pub fn read_bundle(bundle: &Path) -> Result<Spec, SandboxError> {
-    json_file::read(bundle.join("config.json"))
+    let (spec, unknown) = read_bundle_and_unknown(bundle)?;
+    if !unknown.is_empty() {
+        tracing::warn!(bundle = %bundle.display(), ?unknown, "capabilities that nobody knows");
+    }
+    Ok(spec)
+}
+
+/// As [`read_bundle`], with the names of those capabilities.
+///
+/// # Errors
+/// As [`read_bundle`].
+pub fn read_bundle_and_unknown(bundle: &Path) -> Result<(Spec, Vec<String>), SandboxError> {
+    let path = bundle.join("config.json");
+    let bytes = json_file::bytes(&path)?;
+    capabilities::decode(&bytes, "/process/capabilities")
+        .map_err(|source| SandboxError::Malformed { path, source })
 }
 
 /// Where a relative root path of a bundle leads.
@@ -65,23 +89,32 @@ pub fn bundle_rootfs(bundle: &Path, spec: &Spec) -> PathBuf {
 }
 
 impl GuestSpec {
-    /// Rewrites `spec` for the container `id`; `pod_files` as in
-    /// [`CreateContainer`](crate::CreateContainer::pod_files).
+    /// Rewrites `spec` of a `bundle` for the container `id`; `pod_files` and `notify_dir` as in
+    /// [`CreateContainer`](crate::CreateContainer).
     ///
     /// # Errors
     /// [`SandboxError::Unsupported`] for what cannot be honoured in a guest, and what is wrong with the
     /// seccomp rules.
-    pub fn new(mut spec: Spec, id: &str, pod_files: Option<&Path>) -> Result<Self, SandboxError> {
+    pub fn new(
+        mut spec: Spec,
+        id: &str,
+        bundle: &Path,
+        pod_files: Option<&Path>,
+        notify_dir: Option<&Path>,
+    ) -> Result<Self, SandboxError> {
         let guest_dir = Path::new(share::GUEST_DIR).join(id);
         let mut root = spec.root().clone().unwrap_or_default();
         root.set_path(guest_dir.join(ROOTFS));
         spec.set_root(Some(root));
-        refuse_host_hooks(&spec)?;
+        let hooks = HostHooks::take(&mut spec);
+        let of_guest = devices::settle_bound(&mut spec, bundle)?;
         let disks = devices::take_disks(&mut spec)?;
 
         if let Some(dir) = pod_files {
             pod_files::add(&mut spec, dir);
         }
+        let mut notify_socket = None;
+        let notify_path = notify::path(&spec);
         let mut binds = Vec::new();
         let mut storages = Vec::new();
         let mut mounts = spec.mounts().clone().unwrap_or_default();
@@ -94,14 +127,21 @@ impl GuestSpec {
                     mount.set_options(Some(vec!["bind".to_owned()]));
                 }
                 storages.push(memory);
-            } else if let Some(bind) = host_bind(mount, binds.len()) {
+            } else if of_guest.contains(mount.destination()) {
+                // The guest has it by the same name.
+            } else if let Some(socket) = notify::take(mount, notify_path.as_deref(), id, bundle) {
+                notify_socket = Some(socket);
+            } else if let Some(bind) = host_bind(mount, bundle, binds.len()) {
                 refuse_propagation_to_host(mount)?;
-                leave_submounts_writable(mount)?;
+                leave_submounts_writable(mount, Path::new(&bind.mount.source))?;
                 mount.set_source(Some(guest_dir.join(&bind.name)));
                 binds.push(bind);
             }
         }
         spec.set_mounts(Some(mounts));
+        if let Some(dir) = notify_dir {
+            notify_socket = Some(notify::add(&mut spec, dir, id));
+        }
         let seccomp = compile_seccomp(&mut spec)?;
         let joined_pid_namespace = localise(&mut spec, id);
         Ok(Self {
@@ -111,6 +151,8 @@ impl GuestSpec {
             storages,
             joined_pid_namespace,
             seccomp,
+            hooks,
+            notify_socket,
         })
     }
 }
@@ -121,28 +163,17 @@ impl GuestSpec {
         let linux = self.spec.linux().as_ref();
         Limits::of(linux.and_then(|linux| linux.resources().as_ref()))
     }
-}
 
-/// Hooks that run in the runtime's namespaces on the host are not run yet; those that run in the
-/// container are the agent's.
-fn refuse_host_hooks(spec: &Spec) -> Result<(), SandboxError> {
-    let Some(hooks) = spec.hooks() else {
-        return Ok(());
-    };
-    let prestart = hooks.prestart();
-    let host = [
-        prestart,
-        hooks.create_runtime(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ];
-    if host
-        .iter()
-        .any(|hooks| hooks.as_ref().is_some_and(|hooks| !hooks.is_empty()))
-    {
-        return Err(SandboxError::Unsupported("OCI hooks that run on the host"));
+    /// The name of the bind mount that the container has at `destination`.
+    pub(crate) fn bind_at(&self, destination: &Path) -> Option<String> {
+        let mounts = self.spec.mounts().iter().flatten();
+        // Of several the last one covers the others.
+        let mut mounts = mounts.filter(|mount| mount.destination() == destination);
+        let last = mounts.next_back()?;
+        let name = last.source().as_ref()?.file_name()?.to_str()?;
+        let is_bound = self.binds.iter().any(|bind| bind.name == name);
+        (is_bound && is_bind(last)).then(|| name.to_owned())
     }
-    Ok(())
 }
 
 /// Takes the seccomp rules out of `spec` and compiles them, which takes a guest much longer.
@@ -158,15 +189,12 @@ fn compile_seccomp(spec: &mut Spec) -> Result<Option<hull_seccomp::Program>, San
 
 /// `ro` makes one mount read-only, and those below it stay as they are (`rro` would be for them too). On
 /// the host that is so. In the guest all of them are one mount, so the host's word has to do.
-fn leave_submounts_writable(mount: &mut Mount) -> Result<(), SandboxError> {
+fn leave_submounts_writable(mount: &mut Mount, source: &Path) -> Result<(), SandboxError> {
     let options = mount.options().clone().unwrap_or_default();
     let one_only = options.iter().any(|option| option == "ro")
         && options.iter().any(|option| option == "rbind")
         && !options.iter().any(|option| option == "rro");
-    let Some(source) = mount.source().as_deref().filter(|_| one_only) else {
-        return Ok(());
-    };
-    if has_submounts(source)? {
+    if one_only && has_submounts(source)? {
         let kept = options.into_iter().filter(|option| option != "ro");
         mount.set_options(Some(kept.collect()));
     }
@@ -203,7 +231,9 @@ fn refuse_propagation_to_host(mount: &Mount) -> Result<(), SandboxError> {
     }
 }
 
-fn is_bind(mount: &Mount) -> bool {
+/// Whether it shows files that are there already, and is no file system of its own.
+#[must_use]
+pub fn is_bind(mount: &Mount) -> bool {
     let options = mount.options().iter().flatten();
     mount.typ().as_deref() == Some("bind")
         || options
@@ -211,9 +241,11 @@ fn is_bind(mount: &Mount) -> bool {
             .any(|option| option == "bind" || option == "rbind")
 }
 
-fn host_bind(mount: &Mount, index: usize) -> Option<HostBind> {
+/// A relative source is one in the bundle.
+fn host_bind(mount: &Mount, bundle: &Path, index: usize) -> Option<HostBind> {
     let options = mount.options().clone().unwrap_or_default();
     let source = mount.source().as_ref().filter(|_| is_bind(mount))?;
+    let source = bundle.join(source);
     // Only what restricts the source; everything else happens where the guest mounts it.
     let recursive = options.iter().any(|option| option == "rbind");
     let mut kept = vec![if recursive { "rbind" } else { "bind" }.to_owned()];
@@ -258,11 +290,8 @@ fn localise(spec: &mut Spec, id: &str) -> Option<PathBuf> {
     let kept = kept.chain([cgroup]).collect();
     linux.set_namespaces(Some(kept));
     if let Some(mut resources) = linux.resources().clone() {
-        if let Some(mut cpu) = resources.cpu().clone() {
-            // Numbers of the host's CPUs and memory nodes.
-            cpu.set_cpus(None);
-            cpu.set_mems(None);
-            resources.set_cpu(Some(cpu));
+        if let Some(cpu) = resources.cpu_mut() {
+            without_host_numbers(cpu);
         }
         linux.set_resources(Some(resources));
     }
@@ -276,13 +305,25 @@ fn localise(spec: &mut Spec, id: &str) -> Option<PathBuf> {
     joined_pid_namespace
 }
 
+/// Numbers of CPUs and memory nodes are the host's.
+pub(crate) fn without_host_numbers(cpu: &mut LinuxCpu) {
+    cpu.set_cpus(None);
+    cpu.set_mems(None);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     fn guest_spec(spec: &serde_json::Value) -> Result<GuestSpec, SandboxError> {
-        GuestSpec::new(serde_json::from_value(spec.clone()).unwrap(), "c1", None)
+        GuestSpec::new(
+            serde_json::from_value(spec.clone()).unwrap(),
+            "c1",
+            Path::new("/b"),
+            None,
+            None,
+        )
     }
 
     #[test]
@@ -293,7 +334,7 @@ mod tests {
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/data", "type": "bind", "source": "/srv/data", "options": ["rbind", "ro", "rslave"]},
-                {"destination": "/etc/hosts", "source": "/x/hosts", "options": ["bind"]},
+                {"destination": "/etc/hosts", "source": "hosts", "options": ["bind"]},
             ],
         }))
         .unwrap();
@@ -307,7 +348,10 @@ mod tests {
             Some(Path::new("/run/hull/shared/c1/mount-0"))
         );
         assert_eq!(guest.binds[0].mount, MountSpec::bind("/srv/data", true));
-        assert_eq!(guest.binds[1].mount.source, "/x/hosts");
+        assert_eq!(guest.binds[1].mount.source, "/b/hosts");
+        let bind_at = |path| guest.bind_at(Path::new(path));
+        assert_eq!(bind_at("/etc/hosts").as_deref(), Some("mount-1"));
+        assert_eq!(bind_at("/proc"), None);
         assert_eq!(guest.binds[1].mount.options, ["bind"]);
     }
 
@@ -416,14 +460,5 @@ mod tests {
         .unwrap();
         assert!(guest.seccomp.is_some());
         assert!(guest.spec.linux().as_ref().unwrap().seccomp().is_none());
-    }
-
-    #[test]
-    fn hooks_on_the_host_are_refused_not_dropped() {
-        let spec = json!({"ociVersion": "1.0.2", "hooks": {"poststop": [{"path": "/bin/true"}]}});
-        assert!(matches!(
-            guest_spec(&spec),
-            Err(SandboxError::Unsupported(_))
-        ));
     }
 }

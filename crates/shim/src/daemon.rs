@@ -20,9 +20,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{Server, Service};
 
+use crate::client::report::chain;
 use crate::events::{self, Events};
 use crate::order::Order;
-use crate::rpc_status::chain;
 use crate::sandboxer::{self, SandboxService};
 use crate::service::{self, Stage, TaskService};
 
@@ -144,6 +144,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let lifeline = Lifeline::new(options.lifeline)?;
 
     let known = OnceLock::new();
+    let entered = OnceLock::new();
     let boot = async {
         let Ok(config) = decided.await else {
             // Only the end of the pod process drops the other side.
@@ -152,7 +153,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         let config = known.get_or_init(|| config);
         let pod = match options.attach {
             true => Pod::attach(config.clone(), &state_dir).await,
-            false => match enter_cgroup(config) {
+            false => match enter_group(config, &entered) {
                 Ok(()) => Pod::start(config.clone(), &state_dir).await,
                 Err(error) => Err(error),
             },
@@ -192,34 +193,41 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
             write_exit(single, &outcome.record)?;
         }
     }
+    // Before the directory that says which: should this process be killed here, another one leaves it.
+    let left = known
+        .get()
+        .map_or(Ok(()), |config| leave_group(config, &entered));
     let cleaned = clean_up(&state_dir, single);
-    let left = known.get().map_or(Ok(()), leave_cgroup);
     if let Some(publisher) = publisher {
         publisher.finish().await;
     }
     // Last: to a client the end of its connection says that nothing is left.
     server.shutdown().await.map_err(DaemonError::Serve)?;
-    cleaned?;
     left?;
+    cleaned?;
     outcome.stopped.map_err(DaemonError::from)
 }
 
-fn cgroup(config: &PodConfig) -> Result<Option<HostCgroup>, SandboxError> {
-    config.cgroup.as_deref().map(HostCgroup::new).transpose()
+fn enter_group(config: &PodConfig, entered: &OnceLock<HostCgroup>) -> Result<(), SandboxError> {
+    match config.host_group()? {
+        None => Ok(()),
+        Some(group) => config.enter(entered.get_or_init(|| group)),
+    }
 }
 
-fn enter_cgroup(config: &PodConfig) -> Result<(), SandboxError> {
-    cgroup(config)?.map_or(Ok(()), |cgroup| cgroup.enter())
+fn leave_group(config: &PodConfig, entered: &OnceLock<HostCgroup>) -> Result<(), SandboxError> {
+    match entered.get() {
+        Some(group) => group.leave(),
+        // Another process has entered it, whose pod this one has taken over.
+        None => config.host_group()?.map_or(Ok(()), |group| group.leave()),
+    }
 }
 
-fn leave_cgroup(config: &PodConfig) -> Result<(), SandboxError> {
-    cgroup(config)?.map_or(Ok(()), |cgroup| cgroup.leave())
-}
-
-/// For a pod that lives as long as its container: completes with that container's end.
+/// Completes with the end of what the pod lives for: its only container, or all that a front end has monitors for.
 async fn container_end(config: &PodConfig, pod: &Arc<Pod>) -> ExitStatus {
     if config.single.is_none() {
-        return std::future::pending().await;
+        pod.done_with().await;
+        return ExitStatus::killed();
     }
     tokio::select! {
         exit = pod.first_container_end() => exit,

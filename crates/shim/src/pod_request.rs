@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hull_config::{Config, ConfigError};
+use hull_sandbox::cgroup::HostLimits;
 use hull_sandbox::{GuestFiles, Limits, NetworkConfig, PodConfig, SandboxError, Vmm};
 use hull_vm::MachineSize;
 use hull_vm::config::MAX_VCPUS;
@@ -20,21 +21,25 @@ pub(crate) const HOST_IPC: &str =
 
 /// What the engine decides; the rest is the operator's.
 #[derive(Debug)]
-pub(crate) struct PodRequest {
+pub struct PodRequest {
     /// The pod's id.
-    pub(crate) id: String,
+    pub id: String,
     /// The engine's namespace.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// Empty where it wants the host's kept.
-    pub(crate) hostname: String,
-    pub(crate) limits: Limits,
+    pub hostname: String,
+    /// What its containers may use together.
+    pub limits: Limits,
     /// The network namespace that the engine has made; without one the pod has no network.
-    pub(crate) network_namespace: Option<PathBuf>,
+    pub network_namespace: Option<PathBuf>,
     /// As in `linux.cgroupsPath`.
-    pub(crate) cgroup: Option<String>,
-    pub(crate) sysctls: BTreeMap<String, String>,
+    pub cgroup: Option<String>,
+    /// Of that group, where the engine has not limited it itself.
+    pub host_limits: Option<HostLimits>,
+    /// Kernel parameters, names and values.
+    pub sysctls: BTreeMap<String, String>,
     /// A container stands for the pod, with the pod's id.
-    pub(crate) placeholder: bool,
+    pub placeholder: bool,
 }
 
 impl PodRequest {
@@ -42,7 +47,7 @@ impl PodRequest {
     ///
     /// # Errors
     /// When there is no guest.
-    pub(crate) fn config(self, settings: &Config) -> Result<PodConfig, SandboxError> {
+    pub fn config(self, settings: &Config) -> Result<PodConfig, SandboxError> {
         let (vm, guest) = (&settings.vm, &settings.guest);
         let size = MachineSize {
             // More than a guest can have is no limit to it.
@@ -74,6 +79,8 @@ impl PodRequest {
                 },
             },
             cgroup: self.cgroup,
+            host_limits: self.host_limits,
+            host_memory_overhead_mib: vm.host_memory_overhead.mib(),
             sysctls: self.sysctls,
             placeholder: self.placeholder.then(|| self.id.clone()),
             single: None,
@@ -91,7 +98,7 @@ fn host_cpus() -> u32 {
 ///
 /// # Errors
 /// What is wrong with them.
-pub(crate) fn settings<'a>(
+pub fn settings<'a>(
     file: Option<&Path>,
     annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
 ) -> Result<Config, ConfigError> {

@@ -1,11 +1,11 @@
 //! From our errors to the codes that containerd and other clients know.
 
-use std::error::Error;
-
 use hull_sandbox::SandboxError;
 use hull_sandbox::SeccompError;
 use hull_vm::VmError;
 use ttrpc::proto::{Code, Status};
+
+use crate::client::report::chain;
 
 /// The answer to a call that failed: the code, and the chain of causes as one line. A reason that
 /// the guest gave travels on in the details.
@@ -46,30 +46,12 @@ fn code(error: &SandboxError) -> Code {
         | SandboxError::NoGuest
         | SandboxError::Vm(_)
         | SandboxError::Network(_)
+        | SandboxError::Hook(_)
         | SandboxError::Seccomp(SeccompError::Library { .. })
         | SandboxError::Guest(_)
         | SandboxError::Agent { .. }
         | SandboxError::Boot { .. } => Code::INTERNAL,
     }
-}
-
-/// An error and its causes, each said once.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // Transparent wrappers repeat their source; a guest's status is its message.
-        let said = match cause.downcast_ref::<ttrpc::Error>() {
-            Some(ttrpc::Error::RpcStatus(status)) => status.message().to_owned(),
-            _ => cause.to_string(),
-        };
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

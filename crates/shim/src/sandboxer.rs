@@ -99,6 +99,8 @@ impl SandboxService {
             rootfs: Vec::new(),
             stdio: StdioConfig::default(),
             pod_files: None,
+            monitor: None,
+            notify_dir: None,
         };
         let container = pod.create_placeholder(request).await?;
         pod.start_process(&self.pending.id, "").await?;

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, watch};
 use ttrpc::r#async::TtrpcContext;
 
 use crate::events::Events;
+use crate::monitor;
 use crate::rpc_status::{invalid, rpc_error};
 use told::Told;
 
@@ -159,13 +160,17 @@ async fn process(pod: &Pod, id: &str, exec_id: &str) -> Rpc<Arc<Process>> {
     container.process(exec_id).map_err(|e| rpc_error(&e))
 }
 
-fn create_container(request: &CreateTaskRequest, pod_files: Option<PathBuf>) -> CreateContainer {
+fn create_container(
+    request: &CreateTaskRequest,
+    pod_files: Option<PathBuf>,
+) -> Rpc<CreateContainer> {
     let rootfs = request.rootfs.iter().map(|mount| MountSpec {
         kind: mount.type_.clone(),
         source: mount.source.clone(),
         options: mount.options.clone(),
     });
-    CreateContainer {
+    let monitor = monitor::from_options(request.options.as_ref())?;
+    Ok(CreateContainer {
         id: request.id.clone(),
         bundle: Path::new(&request.bundle).to_owned(),
         rootfs: rootfs.collect(),
@@ -176,7 +181,9 @@ fn create_container(request: &CreateTaskRequest, pod_files: Option<PathBuf>) -> 
             request.terminal,
         ),
         pod_files,
-    }
+        monitor: monitor.process,
+        notify_dir: monitor.notify_dir,
+    })
 }
 
 #[async_trait]
@@ -224,7 +231,7 @@ impl Task for TaskService {
         self.is_used.store(true, Ordering::Relaxed);
         let service = self.clone();
         to_its_end(async move {
-            let create = create_container(&request, service.pod_files.clone());
+            let create = create_container(&request, service.pod_files.clone())?;
             let (pod, container) = if service.placeholder.as_deref() == Some(&request.id) {
                 let pod = service.pod().await?;
                 let made = pod.create_placeholder(create).await;

@@ -63,6 +63,18 @@ impl MachineSize {
         }
     }
 
+    /// What a guest of this size at its start takes into use at once, MiB: a block of its kernel's, which begins at
+    /// a multiple of its size.
+    #[must_use]
+    pub fn block_mib(self) -> u32 {
+        /// The block is larger in such a guest.
+        const LARGE_MIB: u32 = 64 << 10;
+        match self.memory_mib < LARGE_MIB {
+            true => 128,
+            false => 2048,
+        }
+    }
+
     fn validate(self) -> Result<(), VmError> {
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             return Err(VmError::Memory {

@@ -58,8 +58,12 @@ impl ProcessRecord {
     }
 }
 
-/// Far longer than a VMM takes from closing its connections to its end.
-const HEAD_START: Duration = Duration::from_millis(500);
+/// Where programs are when nobody says.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Far longer than a VMM takes from closing its connections to its end, also on a machine that has too much to do.
+/// Only who waits for a VMM that has lost its back end without a reason, and goes on, waits as long.
+const HEAD_START: Duration = Duration::from_secs(10);
 
 /// "was killed by signal 9", "exited with status 1".
 #[must_use]
@@ -306,7 +310,8 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
     let own_dir = own.as_deref().and_then(Path::parent);
     let beside = own_dir.map(|dir| dir.join(program));
     let libexec = own_dir.map(|dir| dir.join("../libexec/hull").join(program));
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Podman gives its runtime none.
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let in_path = std::env::split_paths(&path).map(|dir| dir.join(program));
     beside
         .into_iter()

@@ -17,8 +17,8 @@ use crate::arguments::CheckArgs;
 use crate::container::create_dir;
 use crate::files::RootView;
 use crate::id;
-use crate::report::chain;
 use crate::rootless;
+use hull_shim::client::report::chain;
 
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -14,7 +14,7 @@ use crate::arguments::CpArgs;
 use crate::bundle::{self, BundleError};
 use crate::container::{Container, ContainerLock, State, StoreError, read_json, settle};
 use crate::files::{CopyOptions, RootView, copy_between};
-use crate::pod::Pod;
+use hull_shim::client::Pod;
 
 /// One side of a copy, as it was asked for.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::{CommandError, Context, print};
 use crate::arguments::{KillArgs, RmArgs, StopArgs};
 use crate::container::{Container, State, StoreError, settle};
 use crate::images;
-use crate::pod::{Pod, PodError};
+use hull_shim::client::{Pod, PodError};
 
 const SIGKILL: u32 = 9;
 

@@ -7,8 +7,8 @@ use crate::container::StoreError;
 use crate::files::CopyError;
 use crate::images::FetchError;
 use crate::launch::LaunchError;
-use crate::pod::PodError;
 use crate::stdio::AttachError;
+use hull_shim::client::PodError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

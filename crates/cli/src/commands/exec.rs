@@ -7,10 +7,10 @@ use crate::arguments::ExecArgs;
 use crate::bundle::{self, BundleError};
 use crate::container::{Container, State, StoreError, read_json, settle};
 use crate::id;
-use crate::pod::Pod;
 use crate::spec::{self, CapabilitySet};
 use crate::stdio::{self, Attached, Ended, Fifos, Signals, Streams};
 use crate::values::environment::{self, Variable};
+use hull_shim::client::Pod;
 
 /// What Docker reports when the container ends under a further command.
 const KILLED: u8 = 137;

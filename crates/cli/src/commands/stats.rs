@@ -11,8 +11,8 @@ use super::{CommandError, Context, print};
 use crate::arguments::StatsArgs;
 use crate::container::{Container, State, settle};
 use crate::id;
-use crate::pod::Pod;
 use crate::values::size;
+use hull_shim::client::Pod;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use super::directory::ContainerDir;
 use super::lock::ContainerLock;
 use super::record::State;
 use super::store::{Container, ContainerStore, StoreError, remove_dir, write_json};
-use crate::pod;
+use hull_shim::client;
 
 /// Brings all containers to a state that is true, and removes what belongs to none.
 pub(crate) async fn sweep(store: &ContainerStore) -> Result<(), StoreError> {
@@ -31,7 +31,7 @@ pub(crate) async fn sweep(store: &ContainerStore) -> Result<(), StoreError> {
         let dir = store.dir(&id);
         if !dir.data.exists() {
             // The rest of a container whose data went first.
-            pod::end(&dir.state).await;
+            client::end(&dir.state).await;
             remove_dir(&dir.state)?;
         }
     }
@@ -78,7 +78,7 @@ pub(crate) async fn settle(container: Container) -> Result<Option<Container>, St
     match container.state() {
         State::Created | State::Exited { .. } => return Ok(Some(container)),
         State::Creating => {
-            pod::end(&dir.state).await;
+            client::end(&dir.state).await;
             container.remove()?;
             return Ok(None);
         }
@@ -86,7 +86,7 @@ pub(crate) async fn settle(container: Container) -> Result<Option<Container>, St
     }
     if container.record.phase.is_orphaned() {
         // Killed together with its pod process, its owner could not end it.
-        pod::end(&dir.state).await;
+        client::end(&dir.state).await;
         match Container::read(dir.clone())? {
             None => return Ok(None),
             Some(ended) if ended.exit.is_some() => return Ok(Some(ended)),

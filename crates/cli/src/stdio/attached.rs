@@ -6,15 +6,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use hull_sandbox::stdio::CriLog;
+use hull_shim::client::signals::{Event, Signals};
+use hull_shim::client::terminal::{self, RawMode};
 use tokio::sync::oneshot;
 
 use super::fifos::Fifos;
 use super::input;
 use super::output::{LogCopy, OutputRelay, Relayed};
 use super::patience::Patience;
-use super::signals::{Event, Signals};
-use super::terminal::{self, RawMode};
-use crate::pod::{Pod, PodError};
+use hull_shim::client::{Pod, PodError};
 
 /// Why a process cannot be attached to.
 #[derive(Debug, thiserror::Error)]

@@ -5,10 +5,8 @@ mod fifos;
 mod input;
 mod output;
 mod patience;
-mod signals;
-mod terminal;
 
 pub(crate) use attached::{AttachError, Attached, Ended, Streams};
 pub(crate) use fifos::Fifos;
-pub(crate) use signals::Signals;
-pub(crate) use terminal::{is_terminal, restore_at_panic};
+pub(crate) use hull_shim::client::signals::Signals;
+pub(crate) use hull_shim::client::terminal::{is_terminal, restore_at_panic};

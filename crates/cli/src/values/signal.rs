@@ -1,35 +1,10 @@
 //! Signals by name or number.
 
-use nix::sys::signal::Signal;
-
-/// The highest signal number in Linux.
-const LAST: u32 = 64;
-/// The first real-time signal that programs may use.
-const RTMIN: u32 = 34;
+use hull_shim::client::signals;
 
 /// Reads `9`, `KILL`, `SIGKILL` or `RTMIN+3`.
 pub(crate) fn parse(text: &str) -> Result<u32, String> {
-    let unknown = || format!("{text:?} is not a signal");
-    if let Ok(number) = text.parse::<u32>() {
-        return Some(number)
-            .filter(|number| (1..=LAST).contains(number))
-            .ok_or_else(unknown);
-    }
-    let name = text.to_ascii_uppercase();
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset: u32 = match offset.strip_prefix('+') {
-            Some(offset) => offset.parse().map_err(|_| unknown())?,
-            None if offset.is_empty() => 0,
-            None => return Err(unknown()),
-        };
-        return RTMIN
-            .checked_add(offset)
-            .filter(|number| *number <= LAST)
-            .ok_or_else(unknown);
-    }
-    let signal: Signal = format!("SIG{name}").parse().map_err(|_| unknown())?;
-    u32::try_from(signal as libc::c_int).map_err(|_| unknown())
+    signals::parse(text).ok_or_else(|| format!("{text:?} is not a signal"))
 }
 
 #[cfg(test)]

@@ -46,6 +46,17 @@ pub(crate) fn there<T: Send>(task: impl FnOnce() -> io::Result<T> + Send) -> io:
     })
 }
 
+/// Lets a program run there.
+pub(crate) fn enter_before_exec(command: &mut tokio::process::Command) {
+    let Some(namespace) = ORIGIN.get() else {
+        return;
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe {
+        command.pre_exec(move || Ok(setns(namespace, CloneFlags::CLONE_NEWNS)?));
+    }
+}
+
 /// A copy of what `source` shows there, with what is mounted below it if `recursive`, attached to nothing.
 /// It receives the mounts that come later, and nothing that happens to it reaches the host.
 pub(super) fn clone_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {

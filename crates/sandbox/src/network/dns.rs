@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{NetworkError, RESOLVER_V4};
 
@@ -77,6 +77,21 @@ impl Dns {
     }
 }
 
+/// The name servers in the text of a `resolv.conf` that are addresses of the loopback, but for 127.0.0.1: there it is a
+/// program of the pod's own that answers.
+pub(crate) fn on_loopback(text: &str) -> Vec<Ipv4Addr> {
+    /// What follows, no resolver library reads.
+    const MOST: usize = 3;
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next())?
+    });
+    let addresses = servers.take(MOST).filter_map(|word| word.parse().ok());
+    addresses
+        .filter(|address: &Ipv4Addr| address.is_loopback() && *address != Ipv4Addr::LOCALHOST)
+        .collect()
+}
+
 impl fmt::Display for Dns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for server in &self.servers {
@@ -123,5 +138,15 @@ mod tests {
         let text = "nameserver ::1\nnameserver 127.0.0.1\nnameserver 127.0.0.2\n";
         let dns = Dns::from_host_file(text, true);
         assert_eq!(dns.servers, [IpAddr::V4(RESOLVER_V4)]);
+    }
+
+    #[test]
+    fn servers_on_the_pods_loopback_are_found() {
+        let text = "search x\nnameserver 127.0.0.11\nnameserver ::1\nnameserver 127.0.0.1\n\
+                    nameserver 127.0.0.12\noptions ndots:0\n";
+        assert_eq!(on_loopback(text), [Ipv4Addr::new(127, 0, 0, 11)]);
+        assert!(
+            on_loopback("nameserver\n# nameserver 127.0.0.11\nnameserver 192.0.2.1\n").is_empty()
+        );
     }
 }

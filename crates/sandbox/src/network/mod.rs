@@ -21,6 +21,8 @@ use namespace::{NamespaceNetwork, NamespaceRecord};
 use passt::Passt;
 
 pub use dns::Dns;
+pub(crate) use dns::on_loopback;
+pub(crate) use namespace::dialled_port;
 pub use namespace::{Follower, Loopback};
 
 /// What the guest calls its interface.
@@ -205,7 +207,8 @@ impl PendingNetwork {
         let settings = NatSettings {
             ipv6: uplink.is_some(),
         };
-        let (passt, outside) = Passt::start(&publish, uplink.as_deref(), run_dir).await?;
+        let dns = Dns::of_host(settings.ipv6)?;
+        let (passt, outside) = Passt::start(&publish, uplink.as_deref(), &dns, run_dir).await?;
         // Without the filter nobody holds the other end, and passt ends.
         let filter = filter::start(link, outside, settings.ipv6, run_dir)?;
         Ok(PodNetwork(Kind::Nat(Nat {
@@ -242,6 +245,45 @@ impl PodNetwork {
         match &self.0 {
             Kind::Namespace(namespace) => namespace.take_follower(),
             Kind::None | Kind::Nat(_) => None,
+        }
+    }
+
+    /// Those of `wanted`, addresses of the loopback, at which a name server may listen that only the host reaches.
+    ///
+    /// # Errors
+    /// When the engine's namespace cannot be looked at.
+    pub async fn name_servers(&self, wanted: Vec<Ipv4Addr>) -> Result<Vec<Ipv4Addr>, NetworkError> {
+        match &self.0 {
+            Kind::Namespace(namespace) if !wanted.is_empty() => {
+                namespace.name_servers(wanted).await
+            }
+            Kind::Namespace(_) | Kind::None | Kind::Nat(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Lets such name servers have the answers of others that they ask. To be repeated when the network has changed.
+    ///
+    /// # Errors
+    /// When the kernel cannot.
+    pub async fn let_answers_in(&self) -> Result<(), NetworkError> {
+        match &self.0 {
+            Kind::Namespace(namespace) => namespace.let_answers_in().await,
+            Kind::None | Kind::Nat(_) => Ok(()),
+        }
+    }
+
+    /// Carries the guest's questions to such a name server, until the guest closes.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or what the guest sends are no questions.
+    pub async fn carry_names(
+        &self,
+        server: Ipv4Addr,
+        guest: UnixStream,
+    ) -> Result<(), NetworkError> {
+        match &self.0 {
+            Kind::Namespace(namespace) => namespace.carry_names(server, guest).await,
+            Kind::None | Kind::Nat(_) => Ok(()),
         }
     }
 

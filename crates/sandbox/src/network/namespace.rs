@@ -11,16 +11,22 @@
 //! [`Follower`] lets one serve an interface that appears later. All devices are alike: one whose interface has
 //! vanished is a spare, too.
 
+mod answers;
+mod bpf;
 mod changes;
 mod follower;
 mod loopback;
+mod names;
+mod nat;
 mod redirect;
 mod scan;
 mod slots;
 mod tap;
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -36,11 +42,14 @@ use slots::{Link, Slot, assign};
 
 pub use follower::Follower;
 pub use loopback::Loopback;
+pub(crate) use loopback::dialled_port;
 
 /// The namespace, as the guest's.
 #[derive(Debug)]
 pub(super) struct NamespaceNetwork {
     path: PathBuf,
+    /// The same, while it can be entered.
+    namespace: Option<File>,
     slots: Arc<Mutex<Vec<Slot>>>,
     guest: agent::Network,
     follower: Mutex<Option<Box<Follower>>>,
@@ -72,9 +81,7 @@ impl NamespaceNetwork {
         room: usize,
     ) -> Result<(Self, Vec<Device>), NetworkError> {
         let namespace = open(path)?;
-        let entered = namespace
-            .try_clone()
-            .map_err(NetworkError::host("keep the network namespace"))?;
+        let entered = again(&namespace)?;
         let adopted = inside(entered, move |handle| async move {
             let changes = Changes::subscribe().map_err(NetworkError::host("follow the network"))?;
             let mut scan = scan::scan(&handle, &[]).await?;
@@ -88,14 +95,10 @@ impl NamespaceNetwork {
                     room,
                 });
             }
-            // Whoever starts with an empty one adds interfaces later.
-            let spares = if interfaces.is_empty() {
-                spares.max(1)
-            } else {
-                spares
-            };
+            // Whoever starts with an empty one adds its first interface later.
+            let first = usize::from(interfaces.is_empty());
             let (mut slots, mut taps) = (Vec::new(), Vec::new());
-            for (number, _) in (0..=u8::MAX).zip(0..(interfaces.len() + spares).min(room)) {
+            for (number, _) in (0..=u8::MAX).zip(0..(interfaces.len() + first + spares).min(room)) {
                 let (index, tap) = tap::create()?;
                 tap::silence(&handle, index).await;
                 slots.push(Slot::new(number, index));
@@ -121,10 +124,12 @@ impl NamespaceNetwork {
         });
         let slots = Arc::new(Mutex::new(slots));
         let told = Some(guest.clone());
-        let follower = Follower::new(namespace, changes, Arc::clone(&slots), told);
+        let followed = again(&namespace)?;
+        let follower = Follower::new(followed, changes, Arc::clone(&slots), told);
         let follower = follower.map_err(NetworkError::host("follow the network"))?;
         let network = Self {
             path: path.to_owned(),
+            namespace: Some(namespace),
             slots,
             guest,
             follower: Mutex::new(Some(follower)),
@@ -142,6 +147,7 @@ impl NamespaceNetwork {
         });
         Self {
             path: record.path.clone(),
+            namespace: open(&record.path).ok(),
             slots,
             guest: agent::Network::default(),
             follower: Mutex::new(follower.ok()),
@@ -159,6 +165,54 @@ impl NamespaceNetwork {
     pub(super) fn take_loopback(&self) -> Option<Loopback> {
         let mut loopback = self.loopback.lock().expect("no holder of this lock panics");
         loopback.take()
+    }
+
+    /// Those of `wanted`, addresses of the namespace's loopback, at which a name server may listen. None where the
+    /// namespace is this process's own: that is the machine's.
+    pub(super) async fn name_servers(
+        &self,
+        wanted: Vec<Ipv4Addr>,
+    ) -> Result<Vec<Ipv4Addr>, NetworkError> {
+        let Some(namespace) = &self.namespace else {
+            return Ok(Vec::new());
+        };
+        let is_another = names::is_another(namespace);
+        if !is_another.map_err(NetworkError::host("look at the network namespace"))? {
+            return Ok(Vec::new());
+        }
+        within(again(namespace)?, || async move { names::served(&wanted) }).await
+    }
+
+    /// Lets such servers in the namespace have the answers of others, at the interfaces that there are now.
+    pub(super) async fn let_answers_in(&self) -> Result<(), NetworkError> {
+        let Some(namespace) = &self.namespace else {
+            return Ok(());
+        };
+        let slots = self.record().slots;
+        let let_in = |handle| async move {
+            for slot in &slots {
+                answers::let_in(&handle, slot).await?;
+            }
+            Ok(())
+        };
+        inside(again(namespace)?, let_in).await
+    }
+
+    /// Carries the guest's questions to a name server of the namespace, until the guest closes.
+    pub(super) async fn carry_names(
+        &self,
+        server: Ipv4Addr,
+        guest: UnixStream,
+    ) -> Result<(), NetworkError> {
+        let Some(namespace) = &self.namespace else {
+            return Ok(());
+        };
+        let carry = move || async move {
+            let guest = tokio::net::UnixStream::from_std(guest)
+                .map_err(NetworkError::host("watch a connection"))?;
+            names::carry(guest, server).await
+        };
+        within(again(namespace)?, carry).await
     }
 
     pub(super) fn guest(&self) -> agent::Network {
@@ -197,8 +251,7 @@ impl NamespaceRecord {
 async fn follow(path: &Path, slots: Arc<Mutex<Vec<Slot>>>) -> Result<Box<Follower>, NetworkError> {
     let cannot = || NetworkError::host("follow the network");
     let namespace = open(path)?;
-    let entered = namespace.try_clone().map_err(cannot())?;
-    let changes = inside(entered, move |_| async move {
+    let changes = inside(again(&namespace)?, move |_| async move {
         Changes::subscribe().map_err(cannot())
     });
     Follower::new(namespace, changes.await?, slots, None).map_err(cannot())
@@ -207,6 +260,12 @@ async fn follow(path: &Path, slots: Arc<Mutex<Vec<Slot>>>) -> Result<Box<Followe
 fn open(namespace: &Path) -> Result<File, NetworkError> {
     let action = format!("open the network namespace {}", namespace.display());
     File::open(namespace).map_err(NetworkError::host(action))
+}
+
+fn again(namespace: &File) -> Result<File, NetworkError> {
+    namespace
+        .try_clone()
+        .map_err(NetworkError::host("keep the network namespace"))
 }
 
 /// The kernel's own virtio-net back end, where there is one.
@@ -218,11 +277,29 @@ fn vhost_net() -> Option<OwnedFd> {
     device.ok().map(OwnedFd::from)
 }
 
-/// Runs `task` on a thread in the namespace, with a netlink connection of that namespace. A thread
-/// that has entered one is of no use for anything else, so it ends with the task.
+/// Runs `task` on a thread in the namespace, with a netlink connection of that namespace.
 async fn inside<T, F>(
     namespace: File,
     task: impl FnOnce(Handle) -> F + Send + 'static,
+) -> Result<T, NetworkError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, NetworkError>>,
+{
+    let with_netlink = || async {
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(NetworkError::host("talk to the kernel's network"))?;
+        tokio::spawn(connection);
+        task(handle).await
+    };
+    within(namespace, with_netlink).await
+}
+
+/// Runs `task` on a thread in the namespace. A thread that has entered one is of no use for anything else, so it ends
+/// with the task.
+async fn within<T, F>(
+    namespace: File,
+    task: impl FnOnce() -> F + Send + 'static,
 ) -> Result<T, NetworkError>
 where
     T: Send + 'static,
@@ -236,12 +313,7 @@ where
             .enable_all()
             .build()
             .map_err(NetworkError::host("talk to the kernel's network"))?;
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection()
-                .map_err(NetworkError::host("talk to the kernel's network"))?;
-            tokio::spawn(connection);
-            task(handle).await
-        })
+        runtime.block_on(async { task().await })
     };
     std::thread::Builder::new()
         .name("netns".to_owned())

@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 
 use super::{
-    GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GUEST_MAC, GUEST_V4, GUEST_V6, NetworkError, PREFIX_V4,
-    RESOLVER_V4, end_of,
+    Dns, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GUEST_MAC, GUEST_V4, GUEST_V6, NetworkError,
+    PREFIX_V4, RESOLVER_V4, end_of,
 };
 use crate::config::{Protocol, PublishedPort};
 
@@ -43,6 +43,7 @@ impl Passt {
     pub(super) async fn start(
         publish: &[PublishedPort],
         ipv6_uplink: Option<&str>,
+        dns: &Dns,
         run_dir: &Path,
     ) -> Result<(Self, OwnedFd), NetworkError> {
         let program = process::find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
@@ -58,7 +59,7 @@ impl Passt {
         command
             .arg("--fd")
             .arg(its.as_raw_fd().to_string())
-            .args(arguments(publish, ipv6_uplink));
+            .args(arguments(publish, ipv6_uplink, dns));
         let log = run_dir.join("passt.log");
         let passt = Self {
             process: Process::spawn(command, vec![its.into()], &log)?,
@@ -120,7 +121,7 @@ impl Passt {
 }
 
 /// Everything but the descriptor.
-fn arguments(publish: &[PublishedPort], ipv6_uplink: Option<&str>) -> Vec<OsString> {
+fn arguments(publish: &[PublishedPort], ipv6_uplink: Option<&str>, dns: &Dns) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: String| {
         arguments.extend([name.into(), value.into()]);
@@ -139,7 +140,11 @@ fn arguments(publish: &[PublishedPort], ipv6_uplink: Option<&str>) -> Vec<OsStri
     option("--netmask", PREFIX_V4.to_string());
     option("--gateway", GATEWAY_V4.to_string());
     option("--mac-addr", GATEWAY_MAC.to_string());
-    option("--dns-forward", RESOLVER_V4.to_string());
+    // With this, what the host's first server sends comes from the address given here, also when
+    // the guest has asked that server itself and waits for an answer from there.
+    if dns.servers.contains(&RESOLVER_V4.into()) {
+        option("--dns-forward", RESOLVER_V4.to_string());
+    }
     for port in publish {
         let name = match port.protocol {
             Protocol::Tcp => "--tcp-ports",
@@ -206,6 +211,8 @@ fn is_arp_answer(frame: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn port(address: Option<&str>, host: u16, protocol: Protocol) -> PublishedPort {
@@ -218,7 +225,7 @@ mod tests {
     }
 
     fn text(publish: &[PublishedPort], ipv6_uplink: Option<&str>) -> String {
-        let arguments = arguments(publish, ipv6_uplink);
+        let arguments = arguments(publish, ipv6_uplink, &Dns::default());
         let words: Vec<_> = arguments
             .iter()
             .map(|word| word.to_string_lossy())
@@ -249,6 +256,19 @@ mod tests {
         let line = text(&[], Some("eth0"));
         assert!(line.contains("--interface eth0 "));
         assert!(!line.contains("--ipv4-only"));
+    }
+
+    #[test]
+    fn names_are_forwarded_only_where_the_pod_asks_for_it() {
+        let forwards = |server: Ipv4Addr| {
+            let dns = Dns {
+                servers: vec![server.into()],
+                ..Dns::default()
+            };
+            arguments(&[], None, &dns).contains(&OsString::from("--dns-forward"))
+        };
+        assert!(forwards(RESOLVER_V4));
+        assert!(!forwards(Ipv4Addr::new(192, 0, 2, 53)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use hull_vm::drivers::qemu::Qemu;
 use hull_vm::{Accelerator, Boot, Device, Driver, MachineSize, VmConfig};
 use tokio::sync::{Mutex, watch};
 
-use super::{Machine, Pod, follow, forward, record};
+use super::{Machine, Pod, follow, forward, record, size};
 use crate::config::{PodConfig, Vmm};
 use crate::error::SandboxError;
 use crate::guest::{Guest, ReadyListener, promptly};
@@ -78,7 +78,8 @@ impl Pod {
             machine.kill().await;
             return Err(error);
         }
-        match reach(&config, state_dir, &machine, &ready).await {
+        let reached = reach(&config, state_dir, &machine, &ready).await;
+        match reached.and_then(|guest| size::limit_cpu_time(&config).map(|()| guest)) {
             Ok(guest) => {
                 let size = config.size;
                 Ok(Self::with_guest(config, state_dir, machine, guest, size))
@@ -105,7 +106,9 @@ impl Pod {
             containers: Mutex::default(),
             first: watch::Sender::new(None),
             end: watch::Sender::new(None),
+            done_with: watch::Sender::new(false),
             size: Mutex::new(size),
+            served_names: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&pod).supervise());
         if let Some(loopback) = pod.machine.network.take_loopback()

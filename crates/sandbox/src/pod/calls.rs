@@ -1,7 +1,6 @@
 //! What a front end asks of a pod.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,51 +9,25 @@ use oci_spec::runtime::LinuxResources;
 use ttrpc::Error as RpcError;
 
 use super::Pod;
-use crate::anchor::Anchor;
-use crate::container::{Container, CreateContainer, Files, PreparedContainer, check_id};
+use crate::cgroup::HostLimits;
+use crate::container::{Container, check_id};
 use crate::error::SandboxError;
 use crate::guest::{promptly, whenever};
 use crate::limits::Limits;
 use crate::process::Process;
 use crate::share::Disks;
-use crate::spec::{Disk, GuestSpec};
+use crate::spec::{Disk, without_host_numbers};
 use crate::state::Transition;
 use crate::stdio::StdioConfig;
 
 /// The connections to a guest end before its machine is seen to have: a VMM gives much memory back.
 const END_IS_SEEN: Duration = Duration::from_secs(10);
 
+pub(super) const SIGKILL: u32 = 9;
+
 /// For `map_err` on the agent's answers.
-fn refused(action: &'static str) -> impl FnOnce(RpcError) -> SandboxError {
+pub(super) fn refused(action: &'static str) -> impl FnOnce(RpcError) -> SandboxError {
     move |source| SandboxError::Agent { action, source }
-}
-
-/// The PID namespace that a container is in.
-#[derive(Debug, PartialEq, Eq)]
-enum PidNamespace {
-    /// Its own, or the guest's where the specification asks for none.
-    Own,
-    /// The one that all containers share which ask for it.
-    Shared,
-    /// Another container's, of this id.
-    Of(String),
-}
-
-impl PidNamespace {
-    /// Engines name a namespace by a process that is in it: one that stands for a container of this pod, or
-    /// for the pod itself.
-    fn choose(containers: &HashMap<String, Arc<Container>>, spec: &GuestSpec) -> Self {
-        let Some(path) = &spec.joined_pid_namespace else {
-            return Self::Own;
-        };
-        let named = containers.values().find(|container| {
-            let init = container.init();
-            !init.is_placeholder() && *path == Path::new(&format!("/proc/{}/ns/pid", init.pid()))
-        });
-        named.map_or(Self::Shared, |container| {
-            Self::Of(container.id().to_owned())
-        })
-    }
 }
 
 impl Pod {
@@ -78,53 +51,8 @@ impl Pod {
         !self.containers.lock().await.is_empty()
     }
 
-    /// Makes a container whose init waits to be started.
-    ///
-    /// # Errors
-    /// When its id is taken, its files cannot be mounted, or the guest refuses. Nothing is left then.
-    pub async fn create(
-        self: &Arc<Self>,
-        prepared: PreparedContainer,
-    ) -> Result<Arc<Container>, SandboxError> {
-        self.check_alive()?;
-        let request = &prepared.request;
-        // Held until the end: of two creates with one id the second fails.
-        let mut containers = self.containers.lock().await;
-        check_free(&containers, &request.id)?;
-        let init = Process::new(
-            &request.id,
-            "",
-            request.stdio.clone(),
-            None,
-            self.drop_anchor()?,
-        )?;
-        let files = Files::mount(self.machine.share.dir(), &prepared)?;
-        let disks = &prepared.guest_spec.disks;
-        let pid_namespace = PidNamespace::choose(&containers, &prepared.guest_spec);
-        let limits = prepared.guest_spec.limits();
-        let made = async {
-            for disk in disks {
-                self.machine.share.disks().add(disk)?;
-            }
-            self.grow_for(others(&containers, "").chain([limits]))
-                .await?;
-            self.create_in_guest(&init, &prepared, pid_namespace).await
-        };
-        if let Err(error) = made.await {
-            files.remove()?;
-            self.let_go(&containers, disks)?;
-            return Err(error);
-        }
-        let container = Arc::new(Container::new(request, init, files, disks.clone(), limits));
-        containers.insert(request.id.clone(), Arc::clone(&container));
-        drop(containers);
-        self.set_first(&container);
-        self.follow(&container, container.init());
-        self.save_or_delete(container).await
-    }
-
     /// Takes from the guest what no container has any more.
-    fn let_go(
+    pub(super) fn let_go(
         &self,
         containers: &HashMap<String, Arc<Container>>,
         disks: &[Disk],
@@ -139,53 +67,6 @@ impl Pod {
         Ok(())
     }
 
-    /// Notes down a container that was made; one that cannot be is deleted again.
-    async fn save_or_delete(
-        self: &Arc<Self>,
-        container: Arc<Container>,
-    ) -> Result<Arc<Container>, SandboxError> {
-        let Err(error) = self.save().await else {
-            return Ok(container);
-        };
-        if let Err(clean_up) = self.delete(container.id(), "").await {
-            tracing::error!(error = %clean_up, "cannot clean up after a failed create");
-        }
-        Err(error)
-    }
-
-    /// Makes a container that only holds the pod together for its engine: no program runs in it, and
-    /// none can be added.
-    ///
-    /// # Errors
-    /// When its id is taken.
-    pub async fn create_placeholder(
-        self: &Arc<Self>,
-        request: CreateContainer,
-    ) -> Result<Arc<Container>, SandboxError> {
-        check_id(&request.id)?;
-        let mut containers = self.containers.lock().await;
-        // With the lock: the pod's end passes all containers by once.
-        self.check_alive()?;
-        check_free(&containers, &request.id)?;
-        let init = Process::placeholder(&request.id, request.stdio.clone(), self.drop_anchor()?);
-        let files = Files::of(self.machine.share.dir(), &request.id);
-        let container = Arc::new(Container::new(
-            &request,
-            init,
-            files,
-            Vec::new(),
-            Limits::default(),
-        ));
-        containers.insert(request.id, Arc::clone(&container));
-        drop(containers);
-        self.save_or_delete(container).await
-    }
-
-    /// What stands for a container of this pod on the host.
-    pub(super) fn drop_anchor(&self) -> Result<Arc<Anchor>, SandboxError> {
-        Anchor::drop_in(&self.config.network).map(Arc::new)
-    }
-
     /// A container whose processes are in the guest.
     async fn guest_container(&self, id: &str) -> Result<Arc<Container>, SandboxError> {
         let container = self.container(id).await?;
@@ -195,44 +76,6 @@ impl Pod {
             )),
             false => Ok(container),
         }
-    }
-
-    async fn create_in_guest(
-        &self,
-        init: &Process,
-        prepared: &PreparedContainer,
-        pid_namespace: PidNamespace,
-    ) -> Result<(), SandboxError> {
-        init.open_stdio(&self.guest, &self.config.namespace).await?;
-        let guest_spec = &prepared.guest_spec;
-        let filter = guest_spec
-            .seccomp
-            .as_ref()
-            .map(|program| agent::SeccompFilter {
-                program: program.instructions.clone(),
-                flags: program.flags,
-                ..Default::default()
-            });
-        let request = agent::CreateContainerRequest {
-            container_id: prepared.request.id.clone(),
-            spec: serde_json::to_vec(&guest_spec.spec).expect("a specification encodes"),
-            storages: guest_spec.storages.clone(),
-            disks: guest_spec.disks.iter().map(guest_disk).collect(),
-            seccomp_filter: filter.into(),
-            stdio: Some(init.agent_stdio()).into(),
-            shared_pid_namespace: pid_namespace == PidNamespace::Shared,
-            pid_namespace_of: match pid_namespace {
-                PidNamespace::Of(id) => id,
-                PidNamespace::Own | PidNamespace::Shared => String::new(),
-            },
-            ..Default::default()
-        };
-        let created = self
-            .guest
-            .agent()
-            .create_container(promptly(), &request)
-            .await;
-        created.map(drop).map_err(refused("create the container"))
     }
 
     pub(super) fn set_first(&self, container: &Container) {
@@ -276,6 +119,7 @@ impl Pod {
         match &process.process {
             None if process.is_placeholder() => {}
             None => {
+                self.serve_names().await;
                 let request = container_request(id);
                 let started = self
                     .guest
@@ -305,7 +149,13 @@ impl Pod {
             // Only the end can come between: then the state is right as it is.
             let _ = process.transition(Transition::Start);
         }
-        self.save().await
+        self.save().await?;
+        if exec_id.is_empty() {
+            let hooks = container.hooks();
+            let state = hooks.state(id, container.bundle(), "running", Some(process.pid()));
+            hooks.after_start(&state).await;
+        }
+        Ok(())
     }
 
     /// Adds a process to a container; it waits to be started. `process` is the `process` object of
@@ -392,6 +242,11 @@ impl Pod {
         if let Err(error) = self.save().await {
             tracing::error!(%error, "cannot write the state file");
         }
+        if exec_id.is_empty() {
+            let hooks = container.hooks();
+            let state = hooks.state(id, container.bundle(), "stopped", None);
+            hooks.after_deletion(&state).await;
+        }
         Ok(process)
     }
 
@@ -400,7 +255,7 @@ impl Pod {
         if process.exec_id().is_empty() {
             if process.exit().is_none() {
                 // Created and never started: its init waits and is killed.
-                process.signal(&self.guest, 9, true).await?;
+                process.signal(&self.guest, SIGKILL, true).await?;
                 process.wait().await;
             }
             self.remove_in_guest(process, id).await
@@ -492,7 +347,7 @@ impl Pod {
         }
         let request = agent::UpdateContainerRequest {
             container_id: id.to_owned(),
-            resources,
+            resources: for_guest(update.clone()),
             ..Default::default()
         };
         let updated = self
@@ -502,7 +357,11 @@ impl Pod {
             .await;
         updated.map_err(refused("update the container"))?;
         container.set_limits(limits);
-        self.save().await
+        self.save().await?;
+        // After the guest's: what is there less of now is not in use any more. A machine that grew has got its
+        // room before.
+        let on_host = HostLimits::of(Some(&update));
+        self.limit_on_host(on_host, limits.memory).await
     }
 
     /// A container's figures; the whole guest's of the one that stands for the pod.
@@ -579,18 +438,11 @@ impl Pod {
     }
 }
 
-fn check_free(containers: &HashMap<String, Arc<Container>>, id: &str) -> Result<(), SandboxError> {
-    match containers.contains_key(id) {
-        true => Err(SandboxError::AlreadyExists {
-            kind: "container",
-            id: id.to_owned(),
-        }),
-        false => Ok(()),
-    }
-}
-
 /// The limits of all containers that run but `id`.
-fn others(containers: &HashMap<String, Arc<Container>>, id: &str) -> impl Iterator<Item = Limits> {
+pub(super) fn others(
+    containers: &HashMap<String, Arc<Container>>,
+    id: &str,
+) -> impl Iterator<Item = Limits> {
     let others = containers
         .values()
         .filter(move |container| container.id() != id);
@@ -598,13 +450,12 @@ fn others(containers: &HashMap<String, Arc<Container>>, id: &str) -> impl Iterat
     running.map(|container| container.limits())
 }
 
-fn guest_disk(disk: &Disk) -> agent::Disk {
-    agent::Disk {
-        path: disk.path.display().to_string(),
-        file: Disks::guest_path(disk).display().to_string(),
-        read_only: disk.read_only,
-        ..Default::default()
+/// An update as the guest gets it.
+fn for_guest(mut update: LinuxResources) -> Vec<u8> {
+    if let Some(cpu) = update.cpu_mut() {
+        without_host_numbers(cpu);
     }
+    serde_json::to_vec(&update).expect("resources encode")
 }
 
 fn container_request(id: &str) -> agent::ContainerRequest {

@@ -22,7 +22,7 @@ pub(super) fn start(pod: &Arc<Pod>, follower: Box<Follower>) {
     });
 }
 
-async fn run(pod: &Pod, mut follower: Box<Follower>) -> io::Result<()> {
+async fn run(pod: &Arc<Pod>, mut follower: Box<Follower>) -> io::Result<()> {
     loop {
         follower.changed().await?;
         if let Err(error) = update(pod, &mut follower).await {
@@ -32,6 +32,7 @@ async fn run(pod: &Pod, mut follower: Box<Follower>) -> io::Result<()> {
                 "the guest does not follow a change of the pod's network"
             );
         }
+        pod.serve_names().await;
     }
 }
 

@@ -10,8 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Pod;
 use crate::error::SandboxError;
 use crate::guest::promptly;
-use crate::network::Loopback;
-use crate::process::random_token;
+use crate::network::{Loopback, dialled_port};
 
 /// Carries connections into the guest for as long as the pod lives.
 pub(super) fn start(pod: &Arc<Pod>, loopback: Loopback) -> io::Result<()> {
@@ -52,9 +51,8 @@ async fn serve(pod: Arc<Pod>, listener: TcpListener, _link: Arc<OwnedFd>) {
 /// Where nobody listens in the guest, the connection is closed: it has been accepted already.
 async fn carry(pod: &Pod, mut connection: TcpStream) -> Result<(), SandboxError> {
     let failed = || SandboxError::host("carry a connection into the guest");
-    let port = connection.local_addr().map_err(failed())?.port();
-    let token = random_token()?;
-    let mut stream = pod.guest.open_stdio(&token).await?;
+    let port = dialled_port(&connection).map_err(failed())?;
+    let (token, mut stream) = pod.guest.open_stream().await?;
     let request = agent::ForwardPortRequest {
         token,
         port: port.into(),

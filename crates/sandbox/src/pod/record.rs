@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, Pod, boot};
-use crate::cgroup::HostCgroup;
+use crate::anchor::Anchor;
 use crate::config::PodConfig;
 use crate::container::{Container, ContainerRecord};
 use crate::error::SandboxError;
@@ -66,6 +66,13 @@ pub fn live_vmm(state_dir: &Path) -> Option<ProcessRecord> {
     Some(record.vm.vmm).filter(ProcessRecord::is_alive)
 }
 
+/// The pod process of the pod in `state_dir`, if it runs.
+#[must_use]
+pub fn live_pod_process(state_dir: &Path) -> Option<ProcessRecord> {
+    let record = PodRecord::find(state_dir)?;
+    Some(record.pod_process).filter(ProcessRecord::is_alive)
+}
+
 /// Writes the state file of a pod with this machine and these containers.
 pub(super) fn save(
     state_dir: &Path,
@@ -107,24 +114,24 @@ pub async fn abandon(state_dir: &Path) {
 /// # Errors
 /// When something cannot be removed.
 pub async fn destroy(state_dir: &Path) -> Result<(), SandboxError> {
+    // Read first: a pod process that is about to end removes it.
+    let config = PodConfig::read(state_dir);
     if let Some(record) = PodRecord::find(state_dir) {
         if let Ok(process) = Process::attach(record.pod_process, "the pod process") {
             process.kill().await;
         }
         record.kill().await;
     }
-    let config = PodConfig::read(state_dir);
+    // The directory last: it says what there is to remove.
+    let group = config.ok().map(|config| config.host_group()).transpose()?;
+    group.flatten().map_or(Ok(()), |group| group.remove())?;
     // The pod's mounts were in a mount namespace that is gone with its last process.
-    let removed = std::fs::remove_dir_all(state_dir);
-    if let Err(error) = removed
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        let what = format!("remove {}", state_dir.display());
-        return Err(SandboxError::host(what)(error));
-    }
-    match config.ok().and_then(|config| config.cgroup) {
-        Some(cgroup) => HostCgroup::new(&cgroup)?.remove(),
-        None => Ok(()),
+    match std::fs::remove_dir_all(state_dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let what = format!("remove {}", state_dir.display());
+            Err(SandboxError::host(what)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -153,7 +160,10 @@ impl Pod {
         let guest = Guest::connect(&boot::vsock(state_dir)).await?;
         let pod = Self::with_guest(config, state_dir, machine, guest, record.size);
         for record in record.containers {
-            let anchor = pod.drop_anchor()?;
+            let anchor = match record.monitor {
+                Some(monitor) => Arc::new(Anchor::taken_over(monitor)),
+                None => pod.anchor(None)?,
+            };
             let share = pod.machine.share.dir();
             let container = Arc::new(Container::from_record(record, share, &anchor));
             pod.containers
@@ -164,7 +174,15 @@ impl Pod {
             for process in container.execs().iter().chain([container.init()]) {
                 pod.take_over(&container, process).await?;
             }
+            if container.init().exit().is_none() {
+                pod.reopen_notify_socket(&container).await?;
+            }
         }
+        // When all are known: those whose monitors have ended may be all there are.
+        for container in pod.containers.lock().await.values() {
+            pod.end_with_monitor(container);
+        }
+        pod.serve_names().await;
         Ok(pod)
     }
 

@@ -4,6 +4,8 @@ use hull_agent_api::agent;
 use hull_vm::MachineSize;
 
 use super::Pod;
+use crate::cgroup::HostLimits;
+use crate::config::PodConfig;
 use crate::error::SandboxError;
 use crate::guest::promptly;
 use crate::limits::Limits;
@@ -15,6 +17,14 @@ fn needed(containers: impl Iterator<Item = Limits>, overhead_mib: u32) -> Machin
     MachineSize {
         vcpus: all.vcpus().unwrap_or(0),
         memory_mib: all.memory_mib().unwrap_or(0).saturating_add(overhead_mib),
+    }
+}
+
+/// Limits the CPU time of a pod that is one container, now that its guest is up.
+pub(super) fn limit_cpu_time(config: &PodConfig) -> Result<(), SandboxError> {
+    match (&config.host_limits, config.host_group()?) {
+        (Some(limits), Some(group)) => group.limit_cpu_time(limits),
+        _ => Ok(()),
     }
 }
 
@@ -33,6 +43,11 @@ impl Pod {
         if wanted == *size {
             return Ok(());
         }
+        if self.config.host_limits.is_some()
+            && let Some(group) = self.config.host_group()?
+        {
+            group.make_room(self.config.footprint(wanted))?;
+        }
         let request = agent::GrowRequest {
             vcpus: wanted.vcpus,
             added_memory_mib: wanted.memory_mib - self.config.size.memory_mib,
@@ -45,6 +60,30 @@ impl Pod {
         })?;
         *size = wanted;
         Ok(())
+    }
+
+    /// Applies an update to the group on the host. `limit` is the container's memory limit by now.
+    ///
+    /// The group keeps room for the whole machine, which does not become smaller: the host would kill the VMM
+    /// for what the guest has not given back.
+    ///
+    /// # Errors
+    /// When a limit makes no sense, or the host cannot keep it.
+    pub(super) async fn limit_on_host(
+        &self,
+        update: HostLimits,
+        limit: Option<u64>,
+    ) -> Result<(), SandboxError> {
+        if self.config.host_limits.is_none() {
+            return Ok(());
+        }
+        let Some(group) = self.config.host_group()? else {
+            return Ok(());
+        };
+        let update = update.with_memory(limit);
+        let footprint = self.config.footprint(*self.size.lock().await);
+        group.limit(&update, footprint)?;
+        group.limit_cpu_time(&update)
     }
 }
 

@@ -49,7 +49,9 @@ impl Streams {
         let (stdout, stderr) = Sink::open_pair(&stdout, &stderr, owner).await?;
         let stdin = match Destination::parse(&stdio.stdin)? {
             Destination::Nowhere => None,
-            Destination::Fifo(fifo) | Destination::File(fifo) => Some(fifo),
+            Destination::Fifo(fifo) | Destination::Pipe(fifo) | Destination::File(fifo) => {
+                Some(fifo)
+            }
             Destination::CriLog(_) | Destination::Binary(_) => {
                 return Err(SandboxError::Invalid("a log cannot be read from"));
             }

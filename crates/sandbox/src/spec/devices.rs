@@ -1,11 +1,16 @@
 //! Devices of the host that a container asks for.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, Spec};
+use nix::sys::stat::{major, minor};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, Mount, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::is_bind;
 use crate::error::SandboxError;
+use crate::mount::origin;
 
 /// A disk of the host's that a container has: a raw block volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +53,83 @@ pub(super) fn take_disks(spec: &mut Spec) -> Result<Vec<Disk>, SandboxError> {
     linux.set_devices(Some(kept));
     spec.set_linux(Some(linux));
     Ok(disks)
+}
+
+/// Settles the device nodes of the host that are mounted, which is how an engine without privileges gives a container
+/// devices: one with all devices has its machine's in place of those that only the host has, and one that gets some
+/// may use them. Answers with the destinations of those that the guest has as well.
+///
+/// # Errors
+/// When the engine's paths cannot be looked at.
+pub(super) fn settle_bound(
+    spec: &mut Spec,
+    bundle: &Path,
+) -> Result<HashSet<PathBuf>, SandboxError> {
+    let has_all = may_use_all(spec) || is_privileged_podman(spec);
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let devices = || Ok(mounts.iter().map(|mount| bound(mount, bundle)).collect());
+    let devices: Vec<_> =
+        origin::there(devices).map_err(SandboxError::host("look for devices among the volumes"))?;
+    let mut devices = devices.into_iter();
+    let (mut used, mut destinations) = (Vec::new(), HashSet::new());
+    mounts.retain(|mount| match devices.next().flatten() {
+        None => true,
+        Some(device) if is_everywhere(&device) => {
+            used.push(rule(&device));
+            destinations.insert(mount.destination().clone());
+            true
+        }
+        Some(_) => !has_all,
+    });
+    spec.set_mounts(Some(mounts));
+    if has_all || used.is_empty() {
+        return Ok(destinations);
+    }
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    let mut rules = resources.devices().clone().unwrap_or_default();
+    rules.extend(used);
+    resources.set_devices(Some(rules));
+    linux.set_resources(Some(resources));
+    spec.set_linux(Some(linux));
+    Ok(destinations)
+}
+
+/// That the container may use it.
+fn rule(device: &LinuxDevice) -> LinuxDeviceCgroup {
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(true)
+        .set_typ(Some(device.typ()))
+        .set_major(Some(device.major()))
+        .set_minor(Some(device.minor()))
+        .set_access(Some("rwm".to_owned()));
+    rule
+}
+
+/// The device that is mounted from the host, if it is one. To be asked where the engine's paths are.
+fn bound(mount: &Mount, bundle: &Path) -> Option<LinuxDevice> {
+    let source = mount.source().as_ref().filter(|_| is_bind(mount))?;
+    let found = std::fs::metadata(bundle.join(source)).ok()?;
+    let kind = if found.file_type().is_char_device() {
+        LinuxDeviceType::C
+    } else if found.file_type().is_block_device() {
+        LinuxDeviceType::B
+    } else {
+        return None;
+    };
+    let mut device = LinuxDevice::default();
+    device
+        .set_typ(kind)
+        .set_major(i64::try_from(major(found.rdev())).ok()?)
+        .set_minor(i64::try_from(minor(found.rdev())).ok()?);
+    Some(device)
+}
+
+/// Podman says so of a container, whose rules for devices an ordinary user cannot set.
+fn is_privileged_podman(spec: &Spec) -> bool {
+    let annotations = spec.annotations().as_ref();
+    let said = annotations.and_then(|all| all.get("io.podman.annotations.privileged"));
+    said.is_some_and(|said| said == "TRUE")
 }
 
 fn disk(device: &LinuxDevice, rules: &[LinuxDeviceCgroup]) -> Result<Disk, SandboxError> {
@@ -179,5 +261,28 @@ mod tests {
         assert!(take_disks(&mut spec).unwrap().is_empty());
         let kept = spec.linux().as_ref().unwrap().devices().as_ref();
         assert_eq!(kept.map(Vec::len), Some(0));
+    }
+
+    #[test]
+    fn devices_that_are_mounted_are_the_guests() {
+        let masked =
+            json!({"destination": "/etc/masked", "source": "/dev/null", "options": ["bind"]});
+        let mut own = spec(&json!([]), &json!([]));
+        own.set_mounts(Some(serde_json::from_value(json!([masked])).unwrap()));
+        let of_guest = settle_bound(&mut own, Path::new("/b")).unwrap();
+        assert_eq!(of_guest, [PathBuf::from("/etc/masked")].into());
+        assert_eq!(own.mounts().as_ref().map(Vec::len), Some(1));
+
+        // A privileged container keeps them, and what is no device.
+        let text = json!({"destination": "/srv", "source": "/", "options": ["bind"]});
+        let mut privileged = own.clone();
+        privileged.set_mounts(Some(serde_json::from_value(json!([masked, text])).unwrap()));
+        let said = [(
+            "io.podman.annotations.privileged".to_owned(),
+            "TRUE".to_owned(),
+        )];
+        privileged.set_annotations(Some(said.into()));
+        settle_bound(&mut privileged, Path::new("/b")).unwrap();
+        assert_eq!(privileged.mounts().as_ref().map(Vec::len), Some(2));
     }
 }

@@ -20,9 +20,10 @@ use logger::Logger;
 /// Where a process's streams lead, as containerd says it: a FIFO's path, or a URI.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StdioConfig {
-    /// A FIFO to read from; empty for none.
+    /// A FIFO or `pipe:///path` to read from; empty for none.
     pub stdin: String,
-    /// A FIFO, `file:///path` (appended as it is), `cri-log:///path` (lines in the Kubernetes CRI log
+    /// A FIFO, `pipe:///path` (another process's end of a pipe, `/proc/PID/fd/N`: a FIFO whose readers may come
+    /// and go, but a pipe without one is broken), `terminal:///path` (such an end, that leads to a terminal of whoever made it), `file:///path` (appended as it is), `cri-log:///path` (lines in the Kubernetes CRI log
     /// format) or `binary:///path?key=value` (a program that takes it); empty for none.
     pub stdout: String,
     /// As `stdout`; not used with a terminal.
@@ -31,11 +32,19 @@ pub struct StdioConfig {
     pub terminal: bool,
 }
 
+impl StdioConfig {
+    /// Whether the process's terminal leaves newlines as they are, as another one makes CR LF of them.
+    pub(crate) fn has_bare_newlines(&self) -> bool {
+        self.terminal && self.stdout.starts_with("terminal://")
+    }
+}
+
 /// A parsed destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Destination {
     Nowhere,
     Fifo(PathBuf),
+    Pipe(PathBuf),
     File(PathBuf),
     CriLog(PathBuf),
     Binary(Logger),
@@ -49,6 +58,7 @@ impl Destination {
         match text.split_once("://") {
             None => Ok(Self::Fifo(PathBuf::from(text))),
             Some(("fifo", path)) => Ok(Self::Fifo(absolute(path)?)),
+            Some(("pipe" | "terminal", path)) => Ok(Self::Pipe(absolute(path)?)),
             Some(("file", path)) => Ok(Self::File(absolute(path)?)),
             Some(("cri-log", path)) => Ok(Self::CriLog(absolute(path)?)),
             Some(("binary", text)) => {
@@ -58,7 +68,7 @@ impl Destination {
                 Ok(Self::Binary(logger))
             }
             Some(_) => Err(SandboxError::Unsupported(
-                "stdio URIs but fifo, file, cri-log and binary",
+                "stdio URIs but fifo, pipe, terminal, file, cri-log and binary",
             )),
         }
     }
@@ -84,6 +94,11 @@ mod tests {
         let parse = |text| Destination::parse(text).ok();
         assert_eq!(parse(""), Some(Destination::Nowhere));
         assert_eq!(parse("/run/x"), Some(Destination::Fifo("/run/x".into())));
+        assert_eq!(
+            parse("pipe:///proc/1/fd/1"),
+            Some(Destination::Pipe("/proc/1/fd/1".into()))
+        );
+        assert_eq!(parse("terminal:///a"), Some(Destination::Pipe("/a".into())));
         assert_eq!(parse("file:///a/b"), Some(Destination::File("/a/b".into())));
         assert_eq!(
             parse("cri-log:///a"),

@@ -68,8 +68,8 @@ impl Sink {
             Destination::Binary(_) => return Err(LOGGER_FOR_ONE),
             // Held open for reading too: while the process runs, a reader that comes and goes ends
             // nothing.
-            Destination::Fifo(path) => pipe::OpenOptions::new()
-                .read_write(true)
+            Destination::Fifo(path) | Destination::Pipe(path) => pipe::OpenOptions::new()
+                .read_write(matches!(destination, Destination::Fifo(_)))
                 .open_sender(path)
                 .map(Self::Fifo)
                 .map_err(SandboxError::host(format!("open {}", path.display())))?,

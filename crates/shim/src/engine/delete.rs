@@ -7,13 +7,15 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim_async::TaskClient;
-use hull_sandbox::{ExitStatus, bundle_spec, destroy};
+use hull_sandbox::{ExitStatus, bundle_spec, destroy, live_pod_process};
+use hull_vm::process::Process;
 use tokio::process::Command;
+use tokio::time::error::Elapsed;
 use ttrpc::context::with_duration;
 
 use super::role::Role;
 use super::{EngineError, Invocation, answer, host};
-use crate::client::PodProcess;
+use crate::client::{ClientError, PodProcess};
 use crate::service::timestamp;
 
 /// How long a pod process has to answer.
@@ -34,7 +36,7 @@ pub async fn delete(invocation: &Invocation) -> Result<(), EngineError> {
         clean_up_aside(&state_dir).await?;
     } else if let Some(pod) = pod_of(invocation) {
         let state_dir = invocation.state_dir(&pod);
-        if let Some(pod) = dial(&state_dir).await {
+        if let Ok(Ok(pod)) = dial(&state_dir).await {
             delete_member(pod.task(), &invocation.id).await;
         }
     }
@@ -73,22 +75,33 @@ async fn clean_up_aside(state_dir: &Path) -> Result<(), EngineError> {
 /// # Errors
 /// When something is left.
 pub async fn clean_up(state_dir: &Path) -> Result<(), EngineError> {
-    if let Some(pod) = dial(state_dir).await {
-        let request = api::ShutdownRequest {
-            now: true,
-            ..Default::default()
-        };
-        // A pod process that does not answer is killed below.
-        let _ = pod.task().shutdown(with_duration(PATIENCE), &request).await;
-        let _ = tokio::time::timeout(PATIENCE, pod.gone()).await;
+    match dial(state_dir).await {
+        Ok(Ok(pod)) => {
+            let request = api::ShutdownRequest {
+                now: true,
+                ..Default::default()
+            };
+            // A pod process that does not answer is killed below.
+            let _ = pod.task().shutdown(with_duration(PATIENCE), &request).await;
+            let _ = tokio::time::timeout(PATIENCE, pod.gone()).await;
+        }
+        // One that is about to end has taken its socket away first. Killed now, it would leave the rest.
+        Ok(Err(_)) => {
+            let ending = live_pod_process(state_dir)
+                .and_then(|record| Process::attach(record, "the pod process").ok());
+            if let Some(process) = ending {
+                let _ = tokio::time::timeout(PATIENCE, process.wait()).await;
+            }
+        }
+        // It hangs.
+        Err(_) => {}
     }
     Ok(destroy(state_dir).await?)
 }
 
-/// The pod process, if it answers: one that hangs has its socket open as well.
-async fn dial(state_dir: &Path) -> Option<PodProcess> {
-    let dialled = tokio::time::timeout(PATIENCE, PodProcess::dial(state_dir)).await;
-    dialled.ok()?.ok()
+/// The pod process, if one answers: one that hangs has its socket open as well, and takes too long.
+async fn dial(state_dir: &Path) -> Result<Result<PodProcess, ClientError>, Elapsed> {
+    tokio::time::timeout(PATIENCE, PodProcess::dial(state_dir)).await
 }
 
 /// The pod that the container's specification names. Without a specification it never was in one.

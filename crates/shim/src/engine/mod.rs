@@ -23,6 +23,8 @@ use crate::client::ClientError;
 pub use command_line::{Action, Invocation, UsageError};
 pub use delete::{CLEAN_UP, clean_up, delete};
 pub use info::info;
+pub use pod::{cgroup, namespace_identity, network_namespace, request};
+pub use role::Role;
 pub use start::start;
 
 /// Why a call of containerd failed.
@@ -71,7 +73,8 @@ fn answer(bytes: &[u8]) -> Result<(), EngineError> {
 }
 
 /// Where pods' state directories are.
-fn state_root() -> PathBuf {
+#[must_use]
+pub fn state_root() -> PathBuf {
     match std::env::var_os("HULL_ROOT") {
         Some(root) => Path::new(&root).join("run"),
         None => PathBuf::from("/run/hull"),
@@ -82,15 +85,20 @@ impl Invocation {
     /// The state directory of the pod `pod`. Ids are unique in a namespace of one containerd, and too
     /// long for the path of a socket.
     fn state_dir(&self, pod: &str) -> PathBuf {
-        let mut hash = Sha256::new();
-        for part in [&self.address, &self.namespace, pod] {
-            hash.update(part.as_bytes());
-            hash.update([0]);
-        }
-        let name: String = hash.finalize()[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        state_root().join(format!("shim-{name}"))
+        let parts = [&self.address, &self.namespace, pod].map(str::as_bytes);
+        state_root().join(state_dir_name("shim", &parts))
     }
+}
+
+/// The name of a pod's state directory: short, and the same for the same parts.
+#[must_use]
+pub fn state_dir_name(kind: &str, parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let hash = hash.finalize();
+    let digits = hash[..8].iter().map(|byte| format!("{byte:02x}"));
+    format!("{kind}-{}", digits.collect::<String>())
 }

@@ -1,21 +1,25 @@
 //! From a container's specification to what it asks of its pod.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use hull_sandbox::Limits;
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
+use hull_sandbox::cgroup::HostLimits;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, LinuxResources, Spec};
 
+use super::EngineError;
 use super::role::Role;
-use super::{EngineError, Invocation};
 use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, PodRequest};
 
-/// What the container that is the pod, or stands for it, asks for.
+/// What the container that is the pod, or stands for it, asks for. `namespace` is the engine's.
 ///
 /// # Errors
 /// When it asks for what a guest cannot have.
-pub(super) fn request(
-    invocation: &Invocation,
+pub fn request(
+    id: &str,
+    namespace: &str,
     role: &Role,
     spec: &Spec,
 ) -> Result<PodRequest, EngineError> {
@@ -24,8 +28,8 @@ pub(super) fn request(
     }
     refuse_host_namespaces(spec)?;
     Ok(PodRequest {
-        id: invocation.id.clone(),
-        namespace: invocation.namespace.clone(),
+        id: id.to_owned(),
+        namespace: namespace.to_owned(),
         hostname: spec.hostname().clone().unwrap_or_default(),
         limits: match role {
             Role::Sandbox => limits_of_pod(spec),
@@ -33,6 +37,11 @@ pub(super) fn request(
         },
         network_namespace: network(spec)?,
         cgroup: cgroup(spec),
+        host_limits: match role {
+            Role::Single => Some(HostLimits::of(resources(spec))),
+            // The kubelet limits the group that the sandbox's is in.
+            Role::Sandbox | Role::Member(_) => None,
+        },
         sysctls: match role {
             Role::Sandbox => sysctls(spec),
             // A container's own are set in its own namespaces.
@@ -42,7 +51,9 @@ pub(super) fn request(
     })
 }
 
-fn cgroup(spec: &Spec) -> Option<String> {
+/// The control group on the host that the engine wants for a container.
+#[must_use]
+pub fn cgroup(spec: &Spec) -> Option<String> {
     let path = spec.linux().as_ref()?.cgroups_path().as_ref()?;
     Some(path.to_string_lossy().into_owned()).filter(|path| !path.is_empty())
 }
@@ -64,8 +75,11 @@ fn limits_of_pod(spec: &Spec) -> Limits {
 
 /// Of a container that is a pod by itself.
 fn limits_of_container(spec: &Spec) -> Limits {
-    let linux = spec.linux().as_ref();
-    Limits::of(linux.and_then(|linux| linux.resources().as_ref()))
+    Limits::of(resources(spec))
+}
+
+fn resources(spec: &Spec) -> Option<&LinuxResources> {
+    spec.linux().as_ref()?.resources().as_ref()
 }
 
 fn namespaces(spec: &Spec) -> impl Iterator<Item = &LinuxNamespace> {
@@ -89,26 +103,53 @@ fn refuse_joined_namespaces(spec: &Spec) -> Result<(), EngineError> {
     }
 }
 
-/// A namespace that a specification leaves out is the host's.
+/// A namespace that a specification leaves out is the host's; CRI-O gives it by a path instead.
 fn refuse_host_namespaces(spec: &Spec) -> Result<(), EngineError> {
     for (kind, why) in [
         (LinuxNamespaceType::Pid, HOST_PID),
         (LinuxNamespaceType::Ipc, HOST_IPC),
     ] {
-        if !namespaces(spec).any(|namespace| namespace.typ() == kind) {
+        if !namespaces(spec).any(|namespace| namespace.typ() == kind && !is_hosts(namespace)) {
             return Err(EngineError::Unsupported(why));
         }
     }
     Ok(())
 }
 
+/// Whether a namespace is the one that this process is in: the engine's, which is the host's.
+fn is_hosts(namespace: &LinuxNamespace) -> bool {
+    let name = match namespace.typ() {
+        LinuxNamespaceType::Network => "net",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::Pid => "pid",
+        _ => return false,
+    };
+    let identity = |path: &Path| namespace_identity(path).ok();
+    let path = namespace.path().as_deref().and_then(identity);
+    // One that cannot be looked at cannot be joined either.
+    path.is_some() && path == identity(&Path::new("/proc/self/ns").join(name))
+}
+
+/// Names a namespace for as long as it exists: device and inode of its file (namespaces(7)).
+///
+/// # Errors
+/// When there is no such file, or it cannot be looked at.
+pub fn namespace_identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// A container's network namespace; without one it has the host's. The engine has made it if it has a path.
+#[must_use]
+pub fn network_namespace(spec: &Spec) -> Option<&LinuxNamespace> {
+    namespaces(spec).find(|namespace| namespace.typ() == LinuxNamespaceType::Network)
+}
+
 /// The network that the engine has made, or none where it wants a new one of its own.
 fn network(spec: &Spec) -> Result<Option<PathBuf>, EngineError> {
-    let namespace =
-        namespaces(spec).find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
-    match namespace {
-        None => Err(EngineError::Unsupported(HOST_NETWORK)),
-        Some(namespace) => Ok(namespace.path().clone()),
+    match network_namespace(spec) {
+        Some(namespace) if !is_hosts(namespace) => Ok(namespace.path().clone()),
+        None | Some(_) => Err(EngineError::Unsupported(HOST_NETWORK)),
     }
 }
 
@@ -184,5 +225,25 @@ mod tests {
         }
         let own = json!({"namespaces": [{"type": "pid"}, {"type": "ipc"}]});
         assert!(refuse_host_namespaces(&spec(own)).is_ok());
+    }
+
+    #[test]
+    fn the_hosts_namespaces_are_known_by_any_path() {
+        let with = |network: &str, ipc: &str| {
+            spec(json!({"namespaces": [
+                {"type": "pid"},
+                {"type": "network", "path": network},
+                {"type": "ipc", "path": ipc},
+            ]}))
+        };
+        let hosts = with("/proc/thread-self/ns/net", "/proc/thread-self/ns/ipc");
+        let refused = refuse_host_namespaces(&hosts);
+        assert!(matches!(refused, Err(EngineError::Unsupported(why)) if why == HOST_IPC));
+        let refused = network(&hosts);
+        assert!(matches!(refused, Err(EngineError::Unsupported(why)) if why == HOST_NETWORK));
+        // Others: of another kind, and one that is not there.
+        let others = with("/proc/self/ns/uts", "/no/such/namespace");
+        assert!(refuse_host_namespaces(&others).is_ok());
+        assert!(network(&others).is_ok());
     }
 }

@@ -6,7 +6,7 @@ use oci_spec::runtime::Spec;
 
 /// A container's part in a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Role {
+pub enum Role {
     /// It is a pod by itself: `ctr run`, Docker, nerdctl.
     Single,
     /// It stands for a pod, which has further containers.
@@ -28,7 +28,9 @@ const ANNOTATIONS: [(&str, &str); 2] = [
 ];
 
 impl Role {
-    pub(super) fn of(spec: &Spec) -> Self {
+    /// As its specification says.
+    #[must_use]
+    pub fn of(spec: &Spec) -> Self {
         let none = HashMap::new();
         let annotations = spec.annotations().as_ref().unwrap_or(&none);
         for (kind, sandbox) in ANNOTATIONS {

@@ -38,7 +38,8 @@ pub async fn start(invocation: &Invocation) -> Result<(), EngineError> {
             role => {
                 let annotations = spec.annotations().iter().flatten();
                 let settings = settings(config_file.as_deref(), annotations)?;
-                let config = pod::request(invocation, &role, &spec)?.config(&settings)?;
+                let config = pod::request(&invocation.id, &invocation.namespace, &role, &spec)?
+                    .config(&settings)?;
                 (Order::Given(Box::new(config)), settings)
             }
         }

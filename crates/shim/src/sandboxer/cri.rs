@@ -7,8 +7,9 @@ use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use hull_sandbox::{Limits, PodConfig, SandboxError};
 
 use super::{PendingPod, files};
+use crate::client::report::chain;
 use crate::pod_request::{HOST_IPC, HOST_NETWORK, HOST_PID, PodRequest, settings};
-use crate::rpc_status::{chain, invalid, rpc_error};
+use crate::rpc_status::{invalid, rpc_error};
 
 mod generated {
     #![allow(warnings, clippy::all, clippy::pedantic, clippy::restriction)]
@@ -80,6 +81,8 @@ fn pod_request(
         ),
         network_namespace: Some(network_namespace.into()),
         cgroup: cgroup(&linux.cgroup_parent, &pending.id),
+        // The kubelet limits the group that it is in.
+        host_limits: None,
         sysctls: linux.sysctls.clone().into_iter().collect(),
         // It is made when the sandbox is started, and not by way of the Task API.
         placeholder: false,

@@ -166,10 +166,12 @@ fn interface(link: &LinkMessage) -> Result<Option<Interface>, NetworkError> {
         }
     }
     let name = name_of(link).unwrap_or_default().to_owned();
-    if kind == Some(&InfoKind::Tun) {
+    // One that somebody has open is as good as any: slirp4netns and pasta serve theirs.
+    let carrier = link.header.flags.contains(LinkFlags::LowerUp);
+    if kind == Some(&InfoKind::Tun) && !carrier {
         return Err(NetworkError::Interface {
             name,
-            problem: "is a tap device, whose other end only its maker has",
+            problem: "is a tap device that no process has open",
         });
     }
     let Some(hardware_address) = hardware_address else {

@@ -8,11 +8,6 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::config::MachineSize;
 use crate::error::VmError;
 
-/// What a guest takes into use at once, MiB: a block of its kernel's, which begins at a multiple of its size.
-const BLOCK_MIB: u32 = 128;
-/// The most that a block is in a guest of [`LARGE_MIB`] or more.
-const LARGE_BLOCK_MIB: u32 = 2048;
-const LARGE_MIB: u32 = 64 << 10;
 /// A microvm with this much memory has [`LOW_MIB`] of it below 4 GiB, where the rest begins.
 const SPLIT_MIB: u32 = 3584;
 const LOW_MIB: u32 = 3072;
@@ -61,10 +56,7 @@ impl Memory {
                 limit_mib: None,
             };
         }
-        let block = match at_first < LARGE_MIB {
-            true => BLOCK_MIB,
-            false => LARGE_BLOCK_MIB,
-        };
+        let block = size.block_mib();
         let more = (max.memory_mib - at_first).next_multiple_of(block);
         let total_mib = at_first.next_multiple_of(block) + more;
         if total_mib < SPLIT_MIB || at_first <= LOW_MIB {

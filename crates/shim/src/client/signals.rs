@@ -4,6 +4,31 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// The highest signal number in Linux.
+const LAST: u32 = 64;
+/// The first real-time signal that programs may use.
+const RTMIN: u32 = 34;
+
+/// Reads `9`, `KILL`, `SIGKILL` or `RTMIN+3`.
+#[must_use]
+pub fn parse(text: &str) -> Option<u32> {
+    if let Ok(number) = text.parse::<u32>() {
+        return Some(number).filter(|number| (1..=LAST).contains(number));
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    if let Some(offset) = name.strip_prefix("RTMIN") {
+        let offset: u32 = match offset.strip_prefix('+') {
+            Some(offset) => offset.parse().ok()?,
+            None if offset.is_empty() => 0,
+            None => return None,
+        };
+        return RTMIN.checked_add(offset).filter(|number| *number <= LAST);
+    }
+    let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().ok()?;
+    u32::try_from(signal as libc::c_int).ok()
+}
+
 /// Passed on, as a shell's child would get them.
 const PASSED_ON: [libc::c_int; 6] = [
     libc::SIGHUP,
@@ -16,14 +41,14 @@ const PASSED_ON: [libc::c_int; 6] = [
 
 /// The signals that arrive. From its making on, they end this program no more.
 #[derive(Debug)]
-pub(crate) struct Signals {
+pub struct Signals {
     passed_on: Vec<(u32, Signal)>,
     resized: Signal,
 }
 
 /// What arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     /// A signal to pass on.
     Signal(u32),
     /// The terminal has another size.
@@ -33,7 +58,7 @@ pub(crate) enum Event {
 impl Signals {
     /// Catches them. Those that were ignored when this program began (`nohup`, a shell's background
     /// jobs) stay so.
-    pub(crate) fn catch() -> io::Result<Self> {
+    pub fn catch() -> io::Result<Self> {
         let mut passed_on = Vec::new();
         for number in PASSED_ON {
             if !is_ignored(number) {
@@ -48,7 +73,7 @@ impl Signals {
     }
 
     /// The next one.
-    pub(crate) async fn next(&mut self) -> Event {
+    pub async fn next(&mut self) -> Event {
         let Self { passed_on, resized } = self;
         std::future::poll_fn(|context| {
             for (number, signal) in passed_on.iter_mut() {
@@ -63,7 +88,7 @@ impl Signals {
 
     /// Lets them end this program again. For when there is nothing left to do but to say how it went, as
     /// nobody may read that.
-    pub(crate) fn let_go(&self) {
+    pub fn let_go(&self) {
         for (number, _) in &self.passed_on {
             let number = i32::try_from(*number).unwrap_or_default();
             // SAFETY: the default action runs no code of this program. What the runtime keeps for its own
@@ -73,7 +98,7 @@ impl Signals {
     }
 
     /// The next one that asks this program to end; others go by.
-    pub(crate) async fn interrupted(&mut self) -> u32 {
+    pub async fn interrupted(&mut self) -> u32 {
         loop {
             if let Event::Signal(number) = self.next().await {
                 return number;

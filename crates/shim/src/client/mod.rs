@@ -1,4 +1,9 @@
-//! How `hull` starts a pod process and reaches one.
+//! How front ends start a pod process, reach one and call it.
+
+mod pod;
+pub mod report;
+pub mod signals;
+pub mod terminal;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,11 +17,15 @@ use containerd_shim_protos::shim_async::TaskClient;
 use hull_config::LogLevel;
 use hull_vm::VmError;
 use hull_vm::process::{Process, ProcessRecord, find_program, listen};
+use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 use ttrpc::asynchronous::Client;
 use ttrpc::asynchronous::transport::Socket;
 use ttrpc::context::with_timeout;
+
+pub use crate::monitor::Monitor;
+pub use pod::{Exit, Pod, PodError, end};
 
 /// File name of the pod process's program.
 pub const PROGRAM: &str = "containerd-shim-hull-v2";
@@ -110,11 +119,32 @@ impl PodProcess {
         match Self::dial(state_dir).await {
             Ok(pod) => Ok(pod),
             Err(_) if hull_sandbox::live_vmm(state_dir).is_some() => {
-                let pid = spawn(state_dir, Start::default(), true)?;
-                Self::reach(state_dir, Some(pid)).await
+                Self::start_again(state_dir).await
             }
             Err(_) => Err(ClientError::NotRunning(state_dir.to_owned())),
         }
+    }
+
+    /// Of several who find it gone at a time, the first starts it: two would take the same machine over.
+    async fn start_again(state_dir: &Path) -> Result<Self, ClientError> {
+        let failed = || host(format!("lock {}", state_dir.display()));
+        let gone = || ClientError::NotRunning(state_dir.to_owned());
+        let dir = match std::fs::File::open(state_dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone()),
+            dir => dir.map_err(failed())?,
+        };
+        let lock = tokio::task::spawn_blocking(|| Flock::lock(dir, FlockArg::LockExclusive)).await;
+        let _held = lock
+            .map_err(|error| failed()(error.into()))?
+            .map_err(|(_, error)| failed()(error.into()))?;
+        if let Ok(pod) = Self::dial(state_dir).await {
+            return Ok(pod);
+        }
+        if hull_sandbox::live_vmm(state_dir).is_none() {
+            return Err(gone());
+        }
+        let pid = spawn(state_dir, Start::default(), true)?;
+        Self::reach(state_dir, Some(pid)).await
     }
 
     /// Connects to the pod process of `state_dir`.

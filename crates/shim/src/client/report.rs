@@ -3,12 +3,16 @@
 use std::error::Error;
 
 /// An error and its causes on one line, each said once.
-pub(crate) fn chain(error: &dyn Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        // A transparent wrapper says what its source says.
-        let said = cause.to_string();
+        // A transparent wrapper says what its source says; a status is its message.
+        let said = match cause.downcast_ref::<ttrpc::Error>() {
+            Some(ttrpc::Error::RpcStatus(status)) => status.message().to_owned(),
+            _ => cause.to_string(),
+        };
         if !text.ends_with(&said) {
             text.push_str(": ");
             text.push_str(&said);

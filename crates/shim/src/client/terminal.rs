@@ -11,20 +11,37 @@ use nix::sys::termios::{self, SetArg, Termios};
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// Whether both input and output are a terminal, as `-t` with `-i` needs.
-pub(crate) fn is_terminal() -> bool {
+pub fn is_terminal() -> bool {
     io::stdin().is_terminal()
 }
 
 /// Passes every key on as it is. The terminal is put back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct RawMode(());
+pub struct RawMode(());
 
 impl RawMode {
-    pub(crate) fn enter() -> io::Result<Self> {
+    /// Makes it raw.
+    ///
+    /// # Errors
+    /// When the standard input is none.
+    pub fn enter() -> io::Result<Self> {
+        Self::of(termios::OutputFlags::empty())
+    }
+
+    /// Makes its input raw. What is written to it still gets the carriage returns that the guest's does not add.
+    ///
+    /// # Errors
+    /// As [`RawMode::enter`].
+    pub fn of_input() -> io::Result<Self> {
+        Self::of(termios::OutputFlags::OPOST)
+    }
+
+    fn of(output: termios::OutputFlags) -> io::Result<Self> {
         let stdin = io::stdin();
         let before = termios::tcgetattr(&stdin)?;
         let mut raw = before.clone();
         termios::cfmakeraw(&mut raw);
+        raw.output_flags |= output;
         *BEFORE.lock().expect("no holder of this lock panics") = Some(before);
         termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw)?;
         Ok(Self(()))
@@ -49,7 +66,7 @@ fn restore() {
 }
 
 /// Puts the terminal back when this program panics.
-pub(crate) fn restore_at_panic() {
+pub fn restore_at_panic() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         restore();
@@ -58,7 +75,7 @@ pub(crate) fn restore_at_panic() {
 }
 
 /// Columns and rows of the terminal; nothing where there is none.
-pub(crate) fn size() -> Option<(u16, u16)> {
+pub fn size() -> Option<(u16, u16)> {
     let of = |fd: BorrowedFd<'_>| {
         let mut size = libc::winsize {
             ws_row: 0,

@@ -3,19 +3,23 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use containerd_shim_protos::api;
+use containerd_shim_protos::api::{self, Status as TaskStatus};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim_async::TaskClient;
 use containerd_shim_protos::types::mount::Mount;
+use hull_agent_api::failure::{self, Reason};
 use hull_sandbox::mount::MountSpec;
+use hull_sandbox::state::Status;
 use hull_sandbox::stdio::StdioConfig;
-use hull_shim::client::{ClientError, PodProcess, Start};
-use protobuf::MessageField;
-use protobuf::well_known_types::any::Any;
 use ttrpc::context::{self, Context};
+
+use super::{ClientError, PodProcess, Start};
+use crate::monitor::{self, Monitor};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PodError {
+pub enum PodError {
     /// The pod process cannot be started or reached.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -33,18 +37,30 @@ fn message(error: &ttrpc::Error) -> String {
 }
 
 impl PodError {
-    /// The exit code with which a shell would report the same, where there is one.
-    pub(crate) fn exit_code(&self) -> Option<u8> {
+    /// Whether the pod process itself has said so, and did not break off.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused(ttrpc::Error::RpcStatus(_)))
+    }
+
+    /// Why a program cannot be run, where the guest says so.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Refused(error) => {
-                hull_agent_api::failure::reason(error).and_then(hull_agent_api::failure::exit_code)
-            }
+            Self::Refused(error) => failure::reason(error),
             Self::Client(_) => None,
         }
     }
 
+    /// The exit code with which a shell would report the same, where there is one.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<u8> {
+        self.reason().and_then(failure::exit_code)
+    }
+
     /// The container or process is not there, or not any more.
-    pub(crate) fn is_not_found(&self) -> bool {
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
         match self {
             Self::Refused(ttrpc::Error::RpcStatus(status)) => {
                 status.code() == ttrpc::Code::NOT_FOUND
@@ -57,14 +73,14 @@ impl PodError {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Exit {
+pub struct Exit {
     /// Exit code, or 128 plus a signal's number.
-    pub(crate) code: u32,
+    pub code: u32,
 }
 
 /// A connection to the pod process of one container.
 #[derive(Debug, Clone)]
-pub(crate) struct Pod {
+pub struct Pod {
     process: PodProcess,
     id: String,
 }
@@ -72,7 +88,7 @@ pub(crate) struct Pod {
 type Result<T> = std::result::Result<T, PodError>;
 
 /// Ends what may run in a state directory, and waits for its end.
-pub(crate) async fn end(state_dir: &Path) {
+pub async fn end(state_dir: &Path) {
     // A pod that cannot be reached has ended.
     if let Ok(process) = PodProcess::connect(state_dir).await {
         let pod = Pod {
@@ -90,11 +106,7 @@ fn whenever() -> Context {
 
 impl Pod {
     /// Starts the pod process for the `pod.json` in `state_dir`.
-    pub(crate) async fn start(
-        state_dir: &Path,
-        id: &str,
-        lifeline: Option<OwnedFd>,
-    ) -> Result<Self> {
+    pub async fn start(state_dir: &Path, id: &str, lifeline: Option<OwnedFd>) -> Result<Self> {
         let start = Start {
             lifeline,
             ..Start::default()
@@ -107,7 +119,7 @@ impl Pod {
     }
 
     /// Connects to a running pod.
-    pub(crate) async fn connect(state_dir: &Path, id: &str) -> Result<Self> {
+    pub async fn connect(state_dir: &Path, id: &str) -> Result<Self> {
         let process = PodProcess::connect(state_dir).await?;
         Ok(Self {
             process,
@@ -119,12 +131,14 @@ impl Pod {
         self.process.task()
     }
 
-    /// Makes the container; answers when its guest is up and its program was found.
-    pub(crate) async fn create(
+    /// Makes the container; answers when its guest is up and its program was found. `monitor` is what
+    /// stands for it on the host.
+    pub async fn create(
         &self,
         bundle: &Path,
         rootfs: &[MountSpec],
         stdio: StdioConfig,
+        monitor: Option<&Monitor>,
     ) -> Result<()> {
         let rootfs = rootfs.iter().map(|mount| Mount {
             type_: mount.kind.clone(),
@@ -140,6 +154,7 @@ impl Pod {
             stdin: stdio.stdin,
             stdout: stdio.stdout,
             stderr: stdio.stderr,
+            options: monitor.map(monitor::to_options).into(),
             ..Default::default()
         };
         let created = self.task().create(whenever(), &request).await;
@@ -147,7 +162,7 @@ impl Pod {
     }
 
     /// Lets a process run: init for the empty id.
-    pub(crate) async fn start_process(&self, exec_id: &str) -> Result<()> {
+    pub async fn start_process(&self, exec_id: &str) -> Result<()> {
         let request = api::StartRequest {
             id: self.id.clone(),
             exec_id: exec_id.to_owned(),
@@ -157,8 +172,74 @@ impl Pod {
         started.map(drop).map_err(PodError::Refused)
     }
 
+    /// The state of a process: init for the empty id.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn status(&self, exec_id: &str) -> Result<Status> {
+        let request = api::StateRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            ..Default::default()
+        };
+        let answer = self.task().state(whenever(), &request).await;
+        Ok(
+            match answer.map_err(PodError::Refused)?.status.enum_value() {
+                Ok(TaskStatus::CREATED) => Status::Created,
+                Ok(TaskStatus::PAUSED | TaskStatus::PAUSING) => Status::Paused,
+                Ok(TaskStatus::STOPPED) => Status::Stopped,
+                Ok(TaskStatus::RUNNING | TaskStatus::UNKNOWN) | Err(_) => Status::Running,
+            },
+        )
+    }
+
+    /// Freezes the container.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn pause(&self) -> Result<()> {
+        let request = api::PauseRequest {
+            id: self.id.clone(),
+            ..Default::default()
+        };
+        let paused = self.task().pause(whenever(), &request).await;
+        paused.map(drop).map_err(PodError::Refused)
+    }
+
+    /// Lets a frozen container go on.
+    ///
+    /// # Errors
+    /// When it is not frozen.
+    pub async fn resume(&self) -> Result<()> {
+        let request = api::ResumeRequest {
+            id: self.id.clone(),
+            ..Default::default()
+        };
+        let resumed = self.task().resume(whenever(), &request).await;
+        resumed.map(drop).map_err(PodError::Refused)
+    }
+
+    /// Changes the container's limits; what is not named stays.
+    ///
+    /// # Errors
+    /// When the guest refuses.
+    pub async fn update(&self, resources: &oci_spec::runtime::LinuxResources) -> Result<()> {
+        let resources = Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".to_owned(),
+            value: serde_json::to_vec(resources).expect("resources encode"),
+            ..Default::default()
+        };
+        let request = api::UpdateTaskRequest {
+            id: self.id.clone(),
+            resources: MessageField::some(resources),
+            ..Default::default()
+        };
+        let updated = self.task().update(whenever(), &request).await;
+        updated.map(drop).map_err(PodError::Refused)
+    }
+
     /// Adds a process; `process` is an OCI `process` object.
-    pub(crate) async fn exec(
+    pub async fn exec(
         &self,
         exec_id: &str,
         process: &oci_spec::runtime::Process,
@@ -184,7 +265,7 @@ impl Pod {
     }
 
     /// Completes when a process has ended and its output has been passed on.
-    pub(crate) async fn wait(&self, exec_id: &str) -> Result<Exit> {
+    pub async fn wait(&self, exec_id: &str) -> Result<Exit> {
         let request = api::WaitRequest {
             id: self.id.clone(),
             exec_id: exec_id.to_owned(),
@@ -198,7 +279,7 @@ impl Pod {
     }
 
     /// Sends a signal to a process, or to all of the container.
-    pub(crate) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+    pub async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         let request = api::KillRequest {
             id: self.id.clone(),
             exec_id: exec_id.to_owned(),
@@ -211,7 +292,7 @@ impl Pod {
     }
 
     /// Gives a process's terminal its size.
-    pub(crate) async fn resize(&self, exec_id: &str, columns: u16, rows: u16) -> Result<()> {
+    pub async fn resize(&self, exec_id: &str, columns: u16, rows: u16) -> Result<()> {
         let request = api::ResizePtyRequest {
             id: self.id.clone(),
             exec_id: exec_id.to_owned(),
@@ -224,7 +305,7 @@ impl Pod {
     }
 
     /// Forgets a process that has ended.
-    pub(crate) async fn delete(&self, exec_id: &str) -> Result<()> {
+    pub async fn delete(&self, exec_id: &str) -> Result<()> {
         let request = api::DeleteRequest {
             id: self.id.clone(),
             exec_id: exec_id.to_owned(),
@@ -235,7 +316,7 @@ impl Pod {
     }
 
     /// The container's figures: an encoded `io.containerd.cgroups.v2.Metrics`.
-    pub(crate) async fn stats(&self) -> Result<Vec<u8>> {
+    pub async fn stats(&self) -> Result<Vec<u8>> {
         let request = api::StatsRequest {
             id: self.id.clone(),
             ..Default::default()
@@ -246,7 +327,7 @@ impl Pod {
     }
 
     /// Process id of the pod process on the host.
-    pub(crate) async fn pod_pid(&self) -> Result<u32> {
+    pub async fn pod_pid(&self) -> Result<u32> {
         let request = api::ConnectRequest {
             id: self.id.clone(),
             ..Default::default()
@@ -258,7 +339,7 @@ impl Pod {
     }
 
     /// Ends the pod and completes when nothing of it is left.
-    pub(crate) async fn shutdown(&self) {
+    pub async fn shutdown(&self) {
         let request = api::ShutdownRequest {
             id: self.id.clone(),
             now: true,
@@ -270,7 +351,7 @@ impl Pod {
     }
 
     /// Completes when the pod process has ended, and so nothing of the pod is left.
-    pub(crate) async fn gone(&self) {
+    pub async fn gone(&self) {
         self.process.gone().await;
     }
 }
@@ -278,8 +359,8 @@ impl Pod {
 impl PodError {
     /// After a connection that broke: connects again, which also starts a pod process again whose
     /// virtual machine lives. An answer of the pod process stays what it is.
-    pub(crate) async fn reconnect(self, pod: &mut Pod, state_dir: &Path) -> Result<()> {
-        if matches!(self, Self::Refused(ttrpc::Error::RpcStatus(_))) {
+    pub async fn reconnect(self, pod: &mut Pod, state_dir: &Path) -> Result<()> {
+        if self.is_answer() {
             return Err(self);
         }
         pod.process = PodProcess::connect(state_dir).await?;
