@@ -36,7 +36,7 @@ deps: ## install the packages and tools that the build and the tests need (Debia
 	@.ci/deps
 
 build: deps ## build the programs (release)
-	cargo build --locked --release --package hull --package hull-shim --package hull-devices
+	cargo build --locked --release --package hull --package hull-shim --package hull-devices --package hull-runtime
 
 guest: deps ## build the guest's kernel and initramfs, or take them from the cache
 	@guest/build
@@ -105,7 +105,7 @@ fuzz: deps ## build the fuzz targets and run each for FUZZ_SECONDS
 
 install: ## install what `make build guest` made below $(DESTDIR)$(PREFIX)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/hull $(DESTDIR)$(PREFIX)/share/hull
-	install -m 755 $(RELEASE)/hull $(RELEASE)/containerd-shim-hull-v2 $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(RELEASE)/hull $(RELEASE)/hull-runtime $(RELEASE)/containerd-shim-hull-v2 $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(RELEASE)/hull-fs $(RELEASE)/hull-net $(RELEASE)/hull-vsock $(DESTDIR)$(PREFIX)/libexec/hull/
 	install -m 644 $(addprefix $(CARGO_TARGET_DIR)/guest/,vmlinux initramfs.img guest.json) $(DESTDIR)$(PREFIX)/share/hull/
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
