@@ -3,13 +3,11 @@
 use std::thread;
 
 use harness::traces::Traces;
-use harness::{Hull, run_arguments};
+use harness::{Hull, number, run_arguments};
 
 /// How many containers run in a row; `HULL_TEST_RUNS` sets another number.
 fn runs() -> usize {
-    std::env::var("HULL_TEST_RUNS")
-        .ok()
-        .map_or(10, |text| text.parse().expect("a number of runs"))
+    number("HULL_TEST_RUNS", 10)
 }
 
 #[test]

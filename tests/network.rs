@@ -6,6 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use harness::network::{HOST_V4, HOST_V6, Network, fetch};
 use harness::{Hull, Outcome, busybox};
 
+/// Where systemd-resolved listens.
+const LOOPBACK_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
+
 /// `hull run` with the network `nat`, in the network that the test is in.
 fn run(hull: &Hull, script: &str) -> Outcome {
     hull.hull(["run", "--rm", &busybox(), "sh", "-c", script])
@@ -25,10 +28,14 @@ fn a_container_reaches_servers_by_both_families() {
 #[test]
 fn names_are_resolved_by_the_hosts_name_server() {
     let network = Network::enter();
-    network.resolve(Ipv4Addr::new(192, 0, 2, 77));
     let hull = Hull::new();
-    let found = run(&hull, "nslookup service.test").ok();
-    assert!(found.contains("192.0.2.77"), "{found}");
+    // One on the loopback is asked from elsewhere than one that the pod reaches by its own address.
+    for (server, address) in [(HOST_V4, "192.0.2.77"), (LOOPBACK_SERVER, "192.0.2.78")] {
+        network.resolve(server, address.parse().expect("an address"));
+        network.use_name_server(server);
+        let found = run(&hull, "nslookup service.test").ok();
+        assert!(found.contains(address), "{server}: {found}");
+    }
 }
 
 #[test]

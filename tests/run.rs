@@ -67,9 +67,7 @@ fn output_and_errors_stay_apart() {
 /// 64 MiB by default, so that a translated CPU has a chance; `HULL_TEST_STREAM_MIB` sets another.
 #[test]
 fn bulk_data_passes_through_byte_for_byte() {
-    let mib: usize = std::env::var("HULL_TEST_STREAM_MIB")
-        .ok()
-        .map_or(64, |text| text.parse().expect("a number of MiB"));
+    let mib: usize = harness::number("HULL_TEST_STREAM_MIB", 64);
     let hull = Hull::new();
     // A sequence that no lost, doubled or swapped block survives.
     let input: Vec<u8> = (0..(mib << 20) / 4)

@@ -8,6 +8,7 @@ mod interrupt;
 mod memory;
 mod oci_runtime;
 mod pod;
+mod podman;
 mod pods;
 mod report;
 mod sample;
@@ -67,6 +68,7 @@ enum Group {
     Stdio,
     Files,
     Pods,
+    Podman,
 }
 
 fn main() -> ExitCode {
@@ -124,6 +126,7 @@ fn bench(arguments: &Arguments) -> Result<bool> {
             Group::Stdio => bench.stdio()?,
             Group::Files => bench.files(dir.path())?,
             Group::Pods => bench.pods(arguments.pods)?,
+            Group::Podman => bench.podman()?,
         }
     }
     print!("{}", bench.report.table());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use harness::machine::{POD_PROCESS, VMM};
+use harness::random::Random;
 
 /// The programs of a pod that are killed, each of which the pod cannot do without.
 const VICTIMS: [&str; 4] = [VMM, POD_PROCESS, "hull-fs", "hull-vsock"];
@@ -55,27 +56,6 @@ pub(crate) struct Plan {
     pub(crate) containers: usize,
     /// What happens to it, if anything.
     pub(crate) fault: Option<Fault>,
-}
-
-/// Numbers that look random, the same ones for the same seed (splitmix64).
-#[derive(Debug)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    /// A number below `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-
-    fn choose<T>(&mut self, from: &mut Vec<T>) -> T {
-        let count = u64::try_from(from.len()).expect("a small number");
-        let index = usize::try_from(self.below(count)).expect("a small number");
-        from.swap_remove(index)
-    }
 }
 
 /// Plans for `count` pods: two of three are hit, no two of them alike.

@@ -9,9 +9,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use harness::containerd::Containerd;
+use harness::random::Random;
 use tokio::task::{JoinSet, LocalSet};
 
-use fault::{Plan, Random, plans};
+use fault::{Plan, plans};
 use node::Node;
 
 /// How many pods go through.
@@ -23,9 +24,7 @@ const RESTARTS: [usize; 2] = [6, 13];
 
 /// Chooses what is hit, and when. `HULL_TEST_SEED` sets another one.
 fn seed() -> u64 {
-    std::env::var("HULL_TEST_SEED")
-        .ok()
-        .map_or(1, |text| text.parse().expect("a number"))
+    harness::number("HULL_TEST_SEED", 1)
 }
 
 /// Leads one pod after the other.

@@ -11,7 +11,9 @@ use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::layout::with_command;
 use crate::network::Network;
+use crate::traces::control_groups;
 use crate::{Outcome, busybox, program};
 
 /// The runtime's name.
@@ -78,20 +80,9 @@ impl Containerd {
     pub fn with_runc() -> Self {
         // In a sandbox container of Hull nothing runs, in one of runc a process that waits has to.
         let dir = TempDir::new().expect("a directory");
-        let layout = dir.path().join("waits");
-        let image = format!("{}:latest", layout.display());
-        let copied = Command::new("skopeo")
-            .args(["copy", "--quiet", &busybox()])
-            .arg(format!("oci:{image}"))
-            .output();
-        let _ = Outcome(copied.expect("skopeo runs")).ok();
-        let configured = Command::new("umoci")
-            .args(["config", "--image", &image])
-            .args(["--config.cmd", "sleep", "--config.cmd", "1000000"])
-            .output();
-        let _ = Outcome(configured.expect("umoci runs")).ok();
+        let image = with_command(&dir.path().join("waits"), &["sleep", "1000000"]);
         let containerd = Self::with(WAITING, &[hull(), runc()]);
-        containerd.import("k8s.io", &format!("oci:{image}"), WAITING);
+        containerd.import("k8s.io", &image, WAITING);
         containerd
     }
 
@@ -355,19 +346,6 @@ impl Containerd {
         format!("/{}", name.to_string_lossy())
     }
 
-    /// The directories of that group.
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let root = Path::new("/sys/fs/cgroup");
-        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
-        let hierarchies = hierarchies
-            .map(|entry| entry.path())
-            .chain([root.to_owned()]);
-        hierarchies
-            .map(|dir| dir.join(&self.cgroup()[1..]))
-            .filter(|dir| dir.exists())
-            .collect()
-    }
-
     /// What containerd and the pods' processes said.
     #[must_use]
     pub fn log(&self) -> String {
@@ -420,7 +398,7 @@ impl Containerd {
         assert!(processes.is_empty(), "{processes:#?}");
         let states = self.states();
         assert!(states.is_empty(), "{states:?}");
-        for dir in self.cgroups() {
+        for dir in control_groups(&self.cgroup()) {
             let groups = crate::traces::tree(&dir, &|path| path.is_dir());
             assert!(groups.is_empty(), "{groups:#?}");
         }
@@ -454,7 +432,7 @@ impl Drop for Containerd {
         // Whatever a failed test left.
         crate::traces::kill_recorded(&self.hull_root().join("run"));
         crate::namespaces::unmount_all_below(self.dir.path());
-        for dir in self.cgroups() {
+        for dir in control_groups(&self.cgroup()) {
             // One that a failed test has left full stays.
             let _ = fs::remove_dir(dir);
         }

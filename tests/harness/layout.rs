@@ -2,10 +2,34 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
+
+use crate::{Outcome, busybox};
+
+/// Makes a layout of the busybox image with another command, and answers with its name for skopeo.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn with_command(layout: &Path, command: &[&str]) -> String {
+    let image = format!("{}:latest", layout.display());
+    let copied = Command::new("skopeo")
+        .args(["copy", "--quiet", &busybox()])
+        .arg(format!("oci:{image}"))
+        .output();
+    let _ = Outcome(copied.expect("skopeo runs")).ok();
+    let words = command.iter().flat_map(|word| ["--config.cmd", *word]);
+    let configured = Command::new("umoci")
+        .args(["config", "--image", &image])
+        .args(words)
+        .output();
+    let _ = Outcome(configured.expect("umoci runs")).ok();
+    format!("oci:{image}")
+}
 
 /// An entry of a layer.
 #[derive(Debug, Clone, Copy)]

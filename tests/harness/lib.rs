@@ -8,23 +8,31 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::str::FromStr;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
 pub mod blocking_cri;
+pub mod bundle;
 pub mod containerd;
 pub mod cri;
 pub mod disk;
+pub mod docker;
 pub mod docker_registry;
+pub mod engine;
 pub mod layout;
 pub mod machine;
 pub mod namespaces;
 pub mod network;
+pub mod orphans;
+pub mod podman;
+pub mod random;
 pub mod registry;
 pub mod stream;
 pub mod terminal;
 pub mod traces;
+pub mod user;
 
 /// A `hull` whose images, containers and sockets are in a directory of its own, which is removed
 /// at the end.
@@ -186,6 +194,19 @@ impl Hull {
             .spawn()
             .expect("hull starts")
     }
+}
+
+/// The number that a variable of the environment sets.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn number<T: FromStr>(variable: &str, default: T) -> T {
+    let set = std::env::var(variable).ok();
+    set.map_or(default, |text| {
+        let number = text.parse().ok();
+        number.unwrap_or_else(|| panic!("{variable} is to be a number, and is {text:?}"))
+    })
 }
 
 /// Waits until `child` prints `line` as the first on its standard output.

@@ -1,7 +1,9 @@
 //! A network of the test's own: namespaces with one interface, one address of each family and a name
 //! server, so that nothing outside this machine is ever asked for anything.
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
@@ -18,7 +20,7 @@ pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The network that the current thread and what it starts from now on are in.
 #[derive(Debug)]
 pub struct Network {
-    _resolv_conf: NamedTempFile,
+    resolv_conf: NamedTempFile,
 }
 
 impl Network {
@@ -51,13 +53,15 @@ impl Network {
             ip(arguments);
         }
         let resolv_conf = NamedTempFile::new().expect("a file");
-        std::fs::write(resolv_conf.path(), format!("nameserver {HOST_V4}\n")).expect("written");
+        // As that of every machine: programs of ordinary users resolve names, too.
+        let everybody = Permissions::from_mode(0o644);
+        std::fs::set_permissions(resolv_conf.path(), everybody).expect("readable");
         let target = std::fs::canonicalize("/etc/resolv.conf").expect("/etc/resolv.conf");
         let bind = MsFlags::MS_BIND;
         mount(Some(resolv_conf.path()), &target, none, bind, none).expect("bound");
-        Self {
-            _resolv_conf: resolv_conf,
-        }
+        let network = Self { resolv_conf };
+        network.use_name_server(HOST_V4);
+        network
     }
 
     /// Answers every connection to `address` with `answer`, and returns the port.
@@ -77,12 +81,21 @@ impl Network {
         port
     }
 
-    /// Answers every question for an IPv4 address (type A) with `address`, and others with none.
+    /// Has the host ask the name server at that address. At first it is [`HOST_V4`].
+    ///
+    /// # Panics
+    /// When its file cannot be written.
+    pub fn use_name_server(&self, server: Ipv4Addr) {
+        std::fs::write(self.resolv_conf.path(), format!("nameserver {server}\n")).expect("written");
+    }
+
+    /// Answers as the name server at `server`: every question for an IPv4 address (type A) with
+    /// `address`, and others with none.
     ///
     /// # Panics
     /// When the name server's port is in use.
-    pub fn resolve(&self, address: Ipv4Addr) {
-        let socket = UdpSocket::bind((HOST_V4, 53)).expect("port 53");
+    pub fn resolve(&self, server: Ipv4Addr, address: Ipv4Addr) {
+        let socket = UdpSocket::bind((server, 53)).expect("port 53");
         std::thread::spawn(move || {
             let mut query = [0; 512];
             while let Ok((length, peer)) = socket.recv_from(&mut query) {

@@ -1,7 +1,18 @@
 //! What a pod leaves on the machine, if it leaves anything.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// The directories of a control group, in all hierarchies. `path` is below their roots and begins with a slash.
+pub(crate) fn control_groups(path: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let hierarchies = hierarchies
+        .map(|entry| entry.path())
+        .chain([root.to_owned()]);
+    let dirs = hierarchies.map(|dir| dir.join(path.trim_start_matches('/')));
+    dirs.filter(|dir| dir.exists()).collect()
+}
 
 /// Mounts, processes, network interfaces and files, to be compared before and after.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,62 @@
+//! The runtime's own command line, without an engine.
+
+use harness::bundle::Bundle;
+use harness::engine::Lines;
+use harness::terminal::Terminal;
+use serde_json::json;
+
+#[test]
+fn output_of_a_terminal_is_not_for_a_terminal_where_there_is_none() {
+    let mut bundle = Bundle::new("tty; echo one; echo two");
+    bundle.config["process"]["terminal"] = json!(true);
+    assert_eq!(bundle.run().ok(), "/dev/pts/0\none\ntwo\n");
+}
+
+#[test]
+fn capabilities_that_cannot_be_are_warned_of() {
+    let mut bundle = Bundle::new("grep CapAmb /proc/self/status");
+    let sets = &mut bundle.config["process"]["capabilities"];
+    sets["bounding"] = json!(["CAP_KILL", "CAP_TO_FLY"]);
+    sets["inheritable"] = json!(["CAP_KILL"]);
+    sets["ambient"] = json!(["CAP_KILL", "CAP_CHOWN"]);
+    let outcome = bundle.run();
+    assert_eq!(outcome.ok(), "CapAmb:\t0000000000000020\n");
+    let warnings = outcome.stderr();
+    assert!(
+        warnings.contains("unavailable capabilities: [CAP_TO_FLY]"),
+        "{warnings}"
+    );
+    assert!(
+        warnings.contains("can't raise ambient capability CAP_CHOWN: "),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn the_callers_terminal_ends_lines() {
+    let mut bundle = Bundle::new("echo one; read word; echo got $word");
+    bundle.config["process"]["terminal"] = json!(true);
+    let mut terminal = Terminal::start(bundle.command(&["run", "box"]));
+    terminal.expect("one\r\n");
+    terminal.type_in("word\r");
+    let (status, rest) = terminal.end();
+    assert_eq!(rest, "word\r\ngot word\r\n");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_want_of_memory_is_an_event() {
+    let mut bundle = Bundle::new("sleep 1000");
+    bundle.config["linux"]["resources"]["memory"] = json!({"limit": 32 << 20, "swap": 32 << 20});
+    bundle.start();
+    let events = Lines::of(bundle.command(&["events", "--interval", "100ms", "box"]));
+    // It has counted before it prints.
+    events.expect(r#"{"type":"stats","id":"box","data":{"#);
+    let hog = bundle.call(&["exec", "box", "sh", "-c", "tail /dev/zero"]);
+    assert_eq!(hog.code(), 137);
+    events.expect(r#"{"type":"oom","id":"box"}"#);
+    let _ = bundle.call(&["delete", "-f", "box"]).ok();
+    while let Some(line) = events.next_line() {
+        assert!(line.starts_with(r#"{"type":"stats""#), "{line}");
+    }
+}
