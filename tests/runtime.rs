@@ -1,9 +1,15 @@
 //! The runtime's own command line, without an engine.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use harness::bundle::Bundle;
 use harness::engine::Lines;
+use harness::machine::is_running;
 use harness::terminal::Terminal;
-use serde_json::json;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 #[test]
 fn output_of_a_terminal_is_not_for_a_terminal_where_there_is_none() {
@@ -59,4 +65,35 @@ fn a_want_of_memory_is_an_event() {
     while let Some(line) = events.next_line() {
         assert!(line.starts_with(r#"{"type":"stats""#), "{line}");
     }
+}
+
+/// Engines whose signal fails look whether the process is there, and take it for a container that runs.
+#[test]
+fn nothing_stands_for_a_container_that_is_said_not_to_run() {
+    let bundle = Bundle::new("sleep 1000");
+    bundle.start();
+    let state = || -> Value {
+        let text = bundle.call(&["state", "box"]).ok();
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let pid = state()["pid"].as_i64().expect("a process");
+    let pid = i32::try_from(pid).expect("a process id");
+    let monitor = Pid::from_raw(pid);
+    kill(monitor, Signal::SIGSTOP).expect("it is there");
+    let _ = bundle.call(&["kill", "box", "KILL"]).ok();
+    while state()["status"] != "stopped" {
+        sleep(Duration::from_millis(20));
+    }
+    std::thread::scope(|scope| {
+        let again = scope.spawn(|| bundle.call(&["kill", "box", "KILL"]));
+        // Long enough for an answer that does not wait.
+        sleep(Duration::from_millis(500));
+        let was_early = again.is_finished();
+        kill(monitor, Signal::SIGCONT).expect("it is there");
+        let again = again.join().expect("no panic");
+        assert!(!is_running(pid), "{}", again.stderr());
+        assert!(!was_early);
+        assert_eq!(again.code(), 1);
+        assert!(again.stderr().contains("container not running"));
+    });
 }

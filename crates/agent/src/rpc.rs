@@ -179,7 +179,7 @@ impl Agent for Service {
         let container = self.sandbox.container(&request.container_id)?;
         let signal = i32::try_from(request.signal)
             .ok()
-            .filter(|signal| (1..=libc::SIGRTMAX()).contains(signal))
+            .filter(|signal| (0..=libc::SIGRTMAX()).contains(signal))
             .ok_or_else(|| AgentError::Invalid {
                 field: "signal",
                 value: request.signal.to_string(),

@@ -1,7 +1,10 @@
 //! A container that is known, and its state.
 
+use std::time::Duration;
+
 use hull_sandbox::state::Status;
 use hull_shim::client::{ClientError, Pod, PodError};
+use hull_vm::process::Process;
 
 use crate::error::RuntimeError;
 use crate::store::{Record, Store};
@@ -60,6 +63,26 @@ impl Container {
                 }
             }
         }
+    }
+
+    /// Completes when the process that stands for it on the host is gone, as it soon is when the container has ended:
+    /// to an engine a container whose process is there may run. That it stays for want of a reader or of a parent is
+    /// not waited for longer than engines wait themselves.
+    pub(crate) async fn gone(&self) {
+        const END: Duration = Duration::from_secs(10);
+        const REAPED: Duration = Duration::from_secs(1);
+        let monitor = self.record.monitor;
+        if let Ok(process) = Process::attach(monitor, "hull-runtime") {
+            // Past that, the engine learns what there is.
+            let _ = tokio::time::timeout(END, process.wait()).await;
+        }
+        // Nothing tells when a process is reaped whose parent is another.
+        let reaped = async {
+            while monitor.is_there() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(REAPED, reaped).await;
     }
 
     /// Its pod, if that runs.

@@ -44,6 +44,12 @@ impl ProcessRecord {
         Self::with_state(self.pid).is_ok_and(|(now, state)| now == *self && !"ZX".contains(state))
     }
 
+    /// Whether this very process was not reaped yet: it runs, or is a zombie.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        Self::of(self.pid).is_ok_and(|now| now == *self)
+    }
+
     fn with_state(pid: i32) -> io::Result<(Self, char)> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The command name may hold anything, but ends with the last parenthesis.

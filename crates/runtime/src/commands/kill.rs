@@ -12,14 +12,22 @@ pub(super) async fn kill(context: &Context, args: &KillArgs) -> Result<(), Runti
     let signal = parse(&args.signal)
         .ok_or_else(|| RuntimeError::Invalid(format!("unknown signal {:?}", args.signal)))?;
     let container = Container::find(&context.store, &args.id).await?;
-    match container.pod_if("signal", &ALIVE).await {
-        // It only asks whether somebody is there.
-        Ok(_) if signal == 0 => Ok(()),
-        Ok(pod) => Ok(pod.kill("", signal, args.all).await?),
-        // Nothing of it is left that could be meant.
-        Err(RuntimeError::NotRunning) if args.all => Ok(()),
-        Err(error) => Err(error),
+    match send(&container, signal, args.all).await {
+        // Nothing of it is left that could be meant. Engines then look by themselves whether its process is there.
+        Err(RuntimeError::NotRunning) => {
+            container.gone().await;
+            match args.all {
+                true => Ok(()),
+                false => Err(RuntimeError::NotRunning),
+            }
+        }
+        sent => sent,
     }
+}
+
+async fn send(container: &Container, signal: u32, all: bool) -> Result<(), RuntimeError> {
+    let pod = container.pod_if("signal", &ALIVE).await?;
+    Ok(pod.kill("", signal, all).await?)
 }
 
 /// A number, or a name with or without `SIG`, real-time signals as `RTMIN+3` and `RTMAX-3`. 0 is none, and asks.
