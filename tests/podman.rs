@@ -108,6 +108,29 @@ fn a_container_is_renamed_and_replaced() {
     podman.assert_nothing_left();
 }
 
+/// Who looks after the container hears of it in the container's control group, which is in the guest.
+#[test]
+fn a_want_of_memory_is_told() {
+    let Some(podman) = podman() else { return };
+    if !is_hull() {
+        eprintln!("skipped: conmon does not always see it in time");
+        return;
+    }
+    if !podman.call(["--version"]).ok().contains(" 4.") {
+        eprintln!("skipped: Podman 5 looks for it where only conmon writes");
+        return;
+    }
+    podman.start("box", &["--memory", "32m"], "exec tail /dev/zero");
+    assert_eq!(podman.call(["wait", "box"]).ok(), "137\n");
+    assert_eq!(podman.inspect("box", "{{.State.OOMKilled}}"), "true");
+    let _ = podman.call(["rm", "box"]).ok();
+    podman.start("box", &["--memory", "32m"], "sleep 1000");
+    let _ = podman.call(["kill", "box"]).ok();
+    assert_eq!(podman.call(["wait", "box"]).ok(), "137\n");
+    assert_eq!(podman.inspect("box", "{{.State.OOMKilled}}"), "false");
+    podman.assert_nothing_left();
+}
+
 const DEBIAN: &str = "localhost/debian:1";
 
 /// A script that waits for `/go` and then says that it is ready.

@@ -97,3 +97,32 @@ fn nothing_stands_for_a_container_that_is_said_not_to_run() {
         assert!(again.stderr().contains("container not running"));
     });
 }
+
+/// As an engine does with a health check that takes too long.
+#[test]
+fn a_process_ends_with_what_stands_for_it() {
+    let bundle = Bundle::new("sleep 1000");
+    bundle.start();
+    let pid_file = bundle.dir().join("pid");
+    let pid_path = pid_file.to_str().expect("a path");
+    bundle.call_without_streams(&[
+        "exec",
+        "--detach",
+        "--pid-file",
+        pid_path,
+        "box",
+        "tail",
+        "-f",
+        "/dev/null",
+    ]);
+    let is_there = || bundle.call(&["exec", "box", "pidof", "tail"]).code() == 0;
+    assert!(is_there());
+    let pid = std::fs::read_to_string(pid_file).expect("a process id");
+    let pid = Pid::from_raw(pid.trim().parse().expect("a number"));
+    kill(pid, Signal::SIGKILL).expect("it is there");
+    while is_there() {
+        sleep(Duration::from_millis(20));
+    }
+    let status = bundle.call(&["state", "box"]).ok();
+    assert!(status.contains(r#""status": "running""#), "{status}");
+}

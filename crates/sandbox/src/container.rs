@@ -1,6 +1,7 @@
 //! A container: its files below the share, its init and the processes that were added to it.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -114,12 +115,21 @@ pub(crate) struct ContainerRecord {
     bundle: PathBuf,
     init: TaskRecord,
     execs: Vec<TaskRecord>,
-    pub(crate) monitor: Option<ProcessRecord>,
     resolv_conf: Option<String>,
     disks: Vec<Disk>,
     limits: Limits,
     hooks: HostHooks,
     notify_socket: Option<NotifySocket>,
+}
+
+/// In the bundle; [conmon's](https://github.com/containers/conmon) name for it, which Podman and CRI-O look for.
+const OOM_FILE: &str = "oom";
+
+impl ContainerRecord {
+    /// What stands for the container on the host, if a front end has left that.
+    pub(crate) fn monitor(&self) -> Option<ProcessRecord> {
+        self.init.monitor
+    }
 }
 
 impl Container {
@@ -145,17 +155,23 @@ impl Container {
         }
     }
 
-    /// One that another pod process has made; `anchor` is new, as the other's has ended with it.
+    /// One that another pod process has made; `anchor` is what stands for it from now on.
     pub(crate) fn from_record(record: ContainerRecord, share: &Path, anchor: &Arc<Anchor>) -> Self {
-        let process = |task| Arc::new(Process::from_record(&record.id, task, Arc::clone(anchor)));
-        let execs = record.execs.into_iter().map(process);
+        let init_monitor = record.monitor();
+        let process = |task, anchor| Arc::new(Process::from_record(&record.id, task, anchor));
+        let exec = |task: TaskRecord| {
+            let own = task.monitor.filter(|_| task.monitor != init_monitor);
+            let own = own.map(|monitor| Arc::new(Anchor::taken_over(monitor)));
+            process(task, own.unwrap_or_else(|| Arc::clone(anchor)))
+        };
+        let execs = record.execs.into_iter().map(exec);
         Self {
             execs: Mutex::new(
                 execs
                     .map(|exec| (exec.exec_id().to_owned(), exec))
                     .collect(),
             ),
-            init: process(record.init),
+            init: process(record.init, Arc::clone(anchor)),
             files: Files {
                 resolv_conf: record.resolv_conf,
                 ..Files::of(share, &record.id)
@@ -175,7 +191,6 @@ impl Container {
             bundle: self.bundle.clone(),
             init: self.init.record(),
             execs: self.execs().iter().map(|exec| exec.record()).collect(),
-            monitor: self.init.anchor().record(),
             resolv_conf: self.files.resolv_conf.clone(),
             disks: self.disks.clone(),
             limits: self.limits(),
@@ -194,6 +209,18 @@ impl Container {
     #[must_use]
     pub fn bundle(&self) -> &Path {
         &self.bundle
+    }
+
+    /// Tells an engine that looks after a monitor, as conmon does, that the kernel ended the container for want of
+    /// memory. conmon would see it in the container's control group, which is in the guest.
+    pub(crate) fn tell_of_oom(&self) {
+        if self.init.anchor().record().is_none() {
+            return;
+        }
+        let file = self.bundle.join(OOM_FILE);
+        if let Err(error) = File::create(&file) {
+            tracing::warn!(container = self.id, file = %file.display(), %error, "cannot tell of a want of memory");
+        }
     }
 
     /// The container's first process.

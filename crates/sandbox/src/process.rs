@@ -5,6 +5,7 @@ mod streams;
 use std::sync::{Arc, Mutex};
 
 use hull_agent_api::agent;
+use hull_vm::process::ProcessRecord;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -75,6 +76,8 @@ pub(crate) struct TaskRecord {
     /// For a process that was added and not started yet.
     process: Option<String>,
     placeholder: bool,
+    /// The front end's process that stands for it on the host.
+    pub(crate) monitor: Option<ProcessRecord>,
 }
 
 /// A process in the guest, or one that stands for none.
@@ -82,7 +85,7 @@ pub(crate) struct TaskRecord {
 pub struct Process {
     container_id: String,
     exec_id: String,
-    /// Stands for the container on the host.
+    /// Stands for it on the host, or for its container.
     anchor: Arc<Anchor>,
     /// Init of a container that only holds a pod together for its engine: the guest does that by
     /// itself, so there is no such process, only its states.
@@ -111,6 +114,7 @@ impl Process {
             exit: None,
             process: None,
             placeholder: true,
+            monitor: anchor.record(),
         };
         Self::from_record(container_id, made, anchor)
     }
@@ -144,6 +148,7 @@ impl Process {
             exit: None,
             process,
             placeholder: false,
+            monitor: anchor.record(),
         };
         Ok(Self::from_record(container_id, made, anchor))
     }
@@ -172,11 +177,13 @@ impl Process {
             exit: *self.exit.borrow(),
             process: self.process.clone(),
             placeholder: self.placeholder,
+            monitor: self.anchor.record(),
         }
     }
 
-    /// The process id that engines know it by, on the host: the container's, for all of its processes. Nothing
-    /// of the container is in that process; it lasts until the container is deleted.
+    /// The process id that engines know it by, on the host: that of its monitor, or where there are none the
+    /// container's, for all of its processes. Nothing of the container is in that process; the container's lasts until
+    /// the container is deleted.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.anchor.id()
@@ -184,6 +191,11 @@ impl Process {
 
     pub(crate) fn anchor(&self) -> &Arc<Anchor> {
         &self.anchor
+    }
+
+    /// Whether it was added and the guest does not know it yet.
+    pub(crate) fn waits_for_start(&self) -> bool {
+        self.process.is_some() && self.status() == Status::Created
     }
 
     /// Whether it stands for no process in the guest.
@@ -309,9 +321,9 @@ impl Process {
         self.streams.close_input();
     }
 
-    /// Waits in the guest for the end, then for the output, and makes the end known. Fails when the
-    /// guest is lost; whoever watches the virtual machine then ends the process.
-    pub(crate) async fn follow(&self, guest: &Guest) -> Result<(), SandboxError> {
+    /// Waits in the guest for the end, then for the output. Fails when the guest is lost; whoever watches the virtual
+    /// machine then ends the process.
+    pub(crate) async fn follow(&self, guest: &Guest) -> Result<ExitStatus, SandboxError> {
         let answer = guest
             .agent()
             .wait_process(whenever(), &self.request())
@@ -330,12 +342,11 @@ impl Process {
                 "nobody reads the output of a process that was killed; its end is reported without"
             );
         }
-        self.end(ExitStatus {
+        Ok(ExitStatus {
             code: answer.exit_status,
             at_ns: answer.exited_at_ns,
             oom_killed: answer.oom_killed,
-        });
-        Ok(())
+        })
     }
 
     /// Sends a signal to the process, or to all of its container.

@@ -27,7 +27,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::events::Events;
 use crate::monitor;
-use crate::rpc_status::{invalid, rpc_error};
+use crate::rpc_status::rpc_error;
 use told::Told;
 
 pub use told::tell_of_ooms;
@@ -344,15 +344,14 @@ impl Task for TaskService {
         to_its_end(async move {
             let pod = service.pod().await?;
             let spec = request.spec.into_option().unwrap_or_default();
-            let process = String::from_utf8(spec.value)
-                .map_err(|_| invalid("the process to add is not described in JSON"))?;
+            let (process, monitor) = monitor::from_process_spec(spec)?;
             let stdio = stdio(
                 request.stdin,
                 request.stdout,
                 request.stderr,
                 request.terminal,
             );
-            pod.exec(&request.id, &request.exec_id, process, stdio)
+            pod.exec(&request.id, &request.exec_id, process, stdio, monitor)
                 .await
                 .map_err(|e| rpc_error(&e))?;
             service.told.exec_added(&request.id, &request.exec_id);

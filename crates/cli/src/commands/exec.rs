@@ -29,7 +29,7 @@ pub(crate) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8, Comma
             terminal: args.tty,
             ..Default::default()
         };
-        pod.exec(&exec_id, &process, stdio).await?;
+        pod.exec(&exec_id, &process, stdio, None).await?;
         pod.start_process(&exec_id).await?;
         return Ok(0);
     }
@@ -41,7 +41,7 @@ pub(crate) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8, Comma
     let prefix = format!("{exec_id}-");
     let mut fifos = Fifos::create(&container.dir.state, &prefix, args.interactive, args.tty)
         .map_err(|e| CommandError::System("make FIFOs in the container's state directory", e))?;
-    pod.exec(&exec_id, &process, fifos.config()).await?;
+    pod.exec(&exec_id, &process, fifos.config(), None).await?;
     let attached = Attached::start(&mut fifos, streams, None)?;
     if let Err(error) = pod.start_process(&exec_id).await {
         // The process never was; that it is forgotten too is not what was asked.

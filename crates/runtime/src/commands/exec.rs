@@ -4,7 +4,6 @@ use std::path::Path;
 
 use hull_sandbox::spec::capabilities::decode;
 use hull_sandbox::state::Status;
-use hull_sandbox::stdio::StdioConfig;
 use hull_shim::client::Pod;
 use hull_shim::client::signals::Signals;
 use hull_vm::process::ProcessRecord;
@@ -17,7 +16,7 @@ use super::{Context, capabilities};
 use crate::arguments::ExecArgs;
 use crate::container::{ALIVE, Container};
 use crate::error::RuntimeError;
-use crate::monitor::{self, Begin, Cgroup, Order};
+use crate::monitor::{self, Begin, Cgroup, Monitor, Order};
 
 /// Runs a further program in a container, and unless `detach` waits for its end.
 pub(super) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8, RuntimeError> {
@@ -51,7 +50,7 @@ pub(super) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8, Runti
         root: None,
         cgroup: Cgroup::Same,
     };
-    start(pod, &order, &process, &monitor.stdio).await?;
+    start(pod, &order, &process, &monitor).await?;
     context.store.add_exec(&args.id, monitor.record)?;
     write_pid(&args.streams, monitor.record.pid)?;
     let monitor = monitor.release(&order)?;
@@ -70,10 +69,16 @@ async fn start(
     pod: &Pod,
     order: &Order,
     process: &Process,
-    stdio: &StdioConfig,
+    monitor: &Monitor,
 ) -> Result<(), RuntimeError> {
     let exec_id = &order.exec_id;
-    pod.exec(exec_id, process, stdio.clone()).await?;
+    pod.exec(
+        exec_id,
+        process,
+        monitor.stdio.clone(),
+        Some(monitor.record),
+    )
+    .await?;
     let started = pod.start_process(exec_id).await;
     if started.is_err() {
         // The process never was; that it is forgotten too is not what was asked.

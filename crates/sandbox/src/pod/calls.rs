@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_agent_api::agent;
+use hull_vm::process::ProcessRecord;
 use oci_spec::runtime::LinuxResources;
 use ttrpc::Error as RpcError;
 
@@ -91,12 +92,19 @@ impl Pod {
         let (pod, container, process) =
             (Arc::clone(self), Arc::clone(container), Arc::clone(process));
         tokio::spawn(async move {
-            if let Err(error) = process.follow(&pod.guest).await {
-                // The machine's end is what ends the process then; a guest that only lies about the
-                // process is not worth more.
-                tracing::debug!(container = container.id(), %error, "lost sight of a process");
-                return;
+            let exit = match process.follow(&pod.guest).await {
+                Ok(exit) => exit,
+                Err(error) => {
+                    // The machine's end is what ends the process then; a guest that only lies about the
+                    // process is not worth more.
+                    tracing::debug!(container = container.id(), %error, "lost sight of a process");
+                    return;
+                }
+            };
+            if exit.oom_killed && process.exec_id().is_empty() {
+                container.tell_of_oom();
             }
+            process.end(exit);
             if let Err(error) = pod.save().await {
                 tracing::error!(%error, "cannot write the state file");
             }
@@ -149,6 +157,9 @@ impl Pod {
             // Only the end can come between: then the state is right as it is.
             let _ = process.transition(Transition::Start);
         }
+        if !exec_id.is_empty() {
+            self.end_with_monitor(&container, &process);
+        }
         self.save().await?;
         if exec_id.is_empty() {
             let hooks = container.hooks();
@@ -159,16 +170,17 @@ impl Pod {
     }
 
     /// Adds a process to a container; it waits to be started. `process` is the `process` object of
-    /// an OCI specification, as JSON.
+    /// an OCI specification, as JSON; `monitor` is what stands for it on the host, and is nobody's else.
     ///
     /// # Errors
-    /// When the id is taken or the container has ended.
+    /// When the id is taken, or the container or the monitor has ended.
     pub async fn exec(
         &self,
         id: &str,
         exec_id: &str,
         process: String,
         stdio: StdioConfig,
+        monitor: Option<ProcessRecord>,
     ) -> Result<(), SandboxError> {
         check_id(exec_id)?;
         self.check_alive()?;
@@ -176,13 +188,11 @@ impl Pod {
         if container.init().exit().is_some() {
             return Err(SandboxError::NotRunning(id.to_owned()));
         }
-        container.add_exec(Process::new(
-            id,
-            exec_id,
-            stdio,
-            Some(process),
-            Arc::clone(container.init().anchor()),
-        )?)?;
+        let anchor = match monitor {
+            Some(monitor) => self.anchor(Some(monitor))?,
+            None => Arc::clone(container.init().anchor()),
+        };
+        container.add_exec(Process::new(id, exec_id, stdio, Some(process), anchor)?)?;
         let saved = self.save().await;
         if saved.is_err() {
             container.remove_exec(exec_id);

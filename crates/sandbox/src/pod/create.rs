@@ -100,7 +100,7 @@ impl Pod {
         drop(containers);
         self.set_first(&container);
         self.follow(&container, container.init());
-        self.end_with_monitor(&container);
+        self.end_with_monitor(&container, container.init());
         self.save_or_delete(container).await
     }
 
@@ -132,7 +132,7 @@ impl Pod {
         ));
         containers.insert(request.id, Arc::clone(&container));
         drop(containers);
-        self.end_with_monitor(&container);
+        self.end_with_monitor(&container, container.init());
         self.save_or_delete(container).await
     }
 

@@ -9,6 +9,7 @@ use super::calls::SIGKILL;
 use crate::anchor::Anchor;
 use crate::container::Container;
 use crate::error::SandboxError;
+use crate::process::Process;
 
 impl Pod {
     /// What stands for a container of this pod on the host.
@@ -23,26 +24,35 @@ impl Pod {
         anchor.map(Arc::new)
     }
 
-    /// Kills a container when the process ends that stands for it: its engine takes that for the container's end.
-    /// With the last container that has ended so the pod ends, as nothing can be started in it any more; unless
-    /// something has to run when the container is deleted.
-    pub(super) fn end_with_monitor(self: &Arc<Self>, container: &Arc<Container>) {
-        let init = Arc::clone(container.init());
-        if init.anchor().record().is_none() {
+    /// Kills a process when its monitor ends: its engine takes that for the process's own end, and nobody else would
+    /// end or forget it. The container ends with its first. With the last container that has ended so the pod ends, as
+    /// nothing can be started in it any more; unless something has to run when the container is deleted.
+    pub(super) fn end_with_monitor(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        process: &Arc<Process>,
+    ) {
+        if process.anchor().record().is_none() || process.waits_for_start() {
             return;
         }
         let (pod, id) = (Arc::clone(self), container.id().to_owned());
+        let process = Arc::clone(process);
         tokio::spawn(async move {
-            init.anchor().gone().await;
-            if init.exit().is_none() {
-                if let Err(error) = pod.kill(&id, "", SIGKILL, true).await
-                    && init.exit().is_none()
+            process.anchor().gone().await;
+            let exec_id = process.exec_id();
+            let is_init = exec_id.is_empty();
+            if process.exit().is_none() {
+                if let Err(error) = pod.kill(&id, exec_id, SIGKILL, is_init).await
+                    && process.exit().is_none()
                 {
-                    tracing::error!(container = id, %error, "cannot kill a container whose monitor is gone");
+                    tracing::error!(container = id, exec_id, %error, "cannot kill a process whose monitor is gone");
                 }
-                init.wait().await;
+                process.wait().await;
             }
-            if pod.is_done_with().await {
+            if !is_init {
+                // Usually the monitor has done that.
+                let _ = pod.delete(&id, exec_id).await;
+            } else if pod.is_done_with().await {
                 pod.done_with.send_replace(true);
             }
         });

@@ -160,7 +160,7 @@ impl Pod {
         let guest = Guest::connect(&boot::vsock(state_dir)).await?;
         let pod = Self::with_guest(config, state_dir, machine, guest, record.size);
         for record in record.containers {
-            let anchor = match record.monitor {
+            let anchor = match record.monitor() {
                 Some(monitor) => Arc::new(Anchor::taken_over(monitor)),
                 None => pod.anchor(None)?,
             };
@@ -180,7 +180,9 @@ impl Pod {
         }
         // When all are known: those whose monitors have ended may be all there are.
         for container in pod.containers.lock().await.values() {
-            pod.end_with_monitor(container);
+            for process in container.execs().iter().chain([container.init()]) {
+                pod.end_with_monitor(container, process);
+            }
         }
         pod.serve_names().await;
         Ok(pod)
@@ -191,9 +193,7 @@ impl Pod {
         container: &Arc<Container>,
         process: &Arc<crate::process::Process>,
     ) -> Result<(), SandboxError> {
-        let waits_for_start =
-            process.process.is_some() && process.status() == crate::state::Status::Created;
-        let in_guest = !process.is_placeholder() && !waits_for_start;
+        let in_guest = !process.is_placeholder() && !process.waits_for_start();
         if process.exit().is_none() && in_guest {
             process
                 .reopen_stdio(&self.guest, &self.config.namespace)

@@ -12,6 +12,7 @@ use hull_agent_api::failure::{self, Reason};
 use hull_sandbox::mount::MountSpec;
 use hull_sandbox::state::Status;
 use hull_sandbox::stdio::StdioConfig;
+use hull_vm::process::ProcessRecord;
 use ttrpc::context::{self, Context};
 
 use super::{ClientError, PodProcess, Start};
@@ -238,18 +239,16 @@ impl Pod {
         updated.map(drop).map_err(PodError::Refused)
     }
 
-    /// Adds a process; `process` is an OCI `process` object.
+    /// Adds a process; `process` is an OCI `process` object, and `monitor` what stands for it on the host, if anything
+    /// does.
     pub async fn exec(
         &self,
         exec_id: &str,
         process: &oci_spec::runtime::Process,
         stdio: StdioConfig,
+        monitor: Option<ProcessRecord>,
     ) -> Result<()> {
-        let spec = Any {
-            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned(),
-            value: serde_json::to_vec(process).expect("a process encodes"),
-            ..Default::default()
-        };
+        let spec = monitor::to_process_spec(process, monitor);
         let request = api::ExecProcessRequest {
             id: self.id.clone(),
             exec_id: exec_id.to_owned(),
