@@ -79,7 +79,9 @@ async fn start_pod(
     };
     let engine = Engine {
         namespace: invocation.namespace.clone(),
-        events: std::env::var_os("TTRPC_ADDRESS").map(Into::into),
+        events: std::env::var_os("TTRPC_ADDRESS")
+            .filter(|address| !address.is_empty())
+            .map(Into::into),
         log: bundle.join("log"),
         log_level: match invocation.debug {
             true => LogLevel::Debug,
@@ -103,23 +105,22 @@ const SANDBOX_VERSION: u32 = 3;
 fn tell(state_dir: &Path, bundle: &Path, least_version: u32) -> Result<(), EngineError> {
     let address = format!("unix://{}", client::socket(state_dir).display());
     std::fs::write(bundle.join("address"), &address).map_err(host("write the file `address`"))?;
-    answer(start_answer(&address, least_version).as_bytes())
+    let highest = std::env::var("MAX_SHIM_VERSION").ok();
+    answer(start_answer(&address, highest.as_deref(), least_version).as_bytes())
 }
 
-/// From containerd 1.7 on, the answer may say more than the address; earlier ones take nothing else,
-/// and know version 2 of the Task API only.
-fn start_answer(address: &str, least_version: u32) -> String {
-    match std::env::var_os("MAX_SHIM_VERSION") {
-        None => address.to_owned(),
-        Some(highest) => {
-            let highest = highest.to_str().and_then(|text| text.parse().ok());
-            // What containerd 2 calls its highest is the protocol of this call, not of the Task API.
-            let version = highest
-                .map_or(2, |highest: u32| highest.clamp(2, 3))
-                .max(least_version);
-            serde_json::json!({"version": version, "address": address, "protocol": "ttrpc"})
-                .to_string()
-        }
+/// From containerd 1.7 on, the answer may say more than the address; earlier ones take nothing else, and know version 2
+/// of the Task API only, as CRI-O does.
+fn start_answer(address: &str, highest: Option<&str>, least_version: u32) -> String {
+    let highest = highest.and_then(|text| text.parse().ok());
+    // What containerd 2 calls its highest is the protocol of this call, not of the Task API.
+    let version = highest
+        .unwrap_or(TASK_VERSION)
+        .clamp(TASK_VERSION, SANDBOX_VERSION);
+    match version.max(least_version) {
+        TASK_VERSION => address.to_owned(),
+        version => serde_json::json!({"version": version, "address": address, "protocol": "ttrpc"})
+            .to_string(),
     }
 }
 
@@ -137,4 +138,33 @@ async fn create_state_dir(state_dir: &Path, id: &str) -> Result<(), EngineError>
         .mode(0o700)
         .create(state_dir)
         .map_err(host(format!("create {}", state_dir.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_one_that_the_engine_knows() {
+        for (highest, least, version) in [
+            // containerd 1.6, CRI-O, containerd 1.7 and later.
+            (None, TASK_VERSION, None),
+            (Some("2"), TASK_VERSION, None),
+            (Some("3"), TASK_VERSION, Some(3)),
+            (Some("4"), TASK_VERSION, Some(3)),
+            (Some(""), TASK_VERSION, None),
+            // A sandbox that is described later.
+            (Some("3"), SANDBOX_VERSION, Some(3)),
+        ] {
+            let answer = start_answer("unix:///s", highest, least);
+            match version {
+                None => assert_eq!(answer, "unix:///s"),
+                Some(version) => {
+                    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+                    assert_eq!(answer["version"], version);
+                    assert_eq!(answer["address"], "unix:///s");
+                }
+            }
+        }
+    }
 }
