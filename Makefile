@@ -23,11 +23,11 @@ LAB_SECONDS ?= 2700
 # How long `make fuzz` runs each target, in seconds.
 FUZZ_SECONDS ?= 30
 SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run fuzz/run \
-	tests/debian.bash tests/lab/lab tests/lab/init tests/lab/main tests/containerd/newest tests/images/oci.bash \
+	tests/newest/debian.bash tests/newest/containerd tests/newest/engines tests/lab/lab tests/lab/init tests/lab/main tests/images/oci.bash \
 	tests/images/make-busybox tests/images/make-debian \
 	deploy/installer/hull-node deploy/installer/hull-node-pod deploy/installer/make-image
 
-.PHONY: help deps build guest images demo test test-containerd test-kvm bench lint fuzz install installer-image
+.PHONY: help deps build guest images demo test test-containerd test-engines test-kvm bench lint fuzz install installer-image
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,7 +54,7 @@ demo: build guest ## run a container from a real image in a VM
 
 test: build guest images ## run all tests; where KVM does not work, the end-to-end ones under emulation and in the lab
 	cargo nextest run --locked --workspace
-	@$(MAKE) test-containerd
+	@$(MAKE) test-containerd test-engines
 	@# Where KVM works, that was on KVM. The check fails when anything is missing; here it is asked for one line.
 	@if { $(RELEASE)/hull check || true; } | grep '^ok  *KVM '; then \
 	  echo "test: KVM works here, the lab is not needed"; \
@@ -63,11 +63,18 @@ test: build guest images ## run all tests; where KVM does not work, the end-to-e
 	fi
 
 test-containerd: build guest images ## run the tests with containerd once more with Debian's newest, also as a sandboxer
-	@containerd=$$(tests/containerd/newest); \
+	@containerd=$$(tests/newest/containerd); \
 	if [ -n "$$containerd" ]; then \
 	  export HULL_CONTAINERD=$$containerd; \
 	  cargo nextest run --locked --workspace -E 'binary(/^(containerd|ctr|pull|snapshotters|$(POD_TESTS))$$/)'; \
 	  HULL_SANDBOXER=shim cargo nextest run --locked --workspace -E 'binary(/^($(POD_TESTS))$$/)'; \
+	fi
+
+test-engines: build guest images ## run the tests of Podman and Docker once more with those of Debian's newest release
+	@engines=$$(tests/newest/engines); \
+	if [ -n "$$engines" ]; then \
+	  HULL_ENGINES=$$engines cargo nextest run --locked --workspace \
+	    -E 'binary(/^(docker|podman|podman_faults|podman_pods|podman_rootless)$$/)'; \
 	fi
 
 test-kvm: build guest images ## run end-to-end tests under real KVM in the lab, on a machine that has none

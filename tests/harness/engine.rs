@@ -46,15 +46,27 @@ pub fn is_hull() -> bool {
     runtime().file_name() == Some(OsStr::new("hull-runtime"))
 }
 
-/// Where one of an engine's programs is that Debian has at `path`: below `HULL_ENGINES`, the root of unpacked packages
-/// of other engines, or on this machine.
+/// Where [`Engine::enter`] shows the other engines, to all users. `tests/newest/engines` makes programs for there. Podman
+/// hides what is in `/run` from some of its own.
+const ENGINES: &str = "/srv";
+
+/// The root of unpacked packages of other engines.
+fn engines() -> Option<PathBuf> {
+    std::env::var_os("HULL_ENGINES").map(PathBuf::from)
+}
+
+/// What Debian has at `path`, among the other engines.
+fn among_engines(path: &str) -> Option<PathBuf> {
+    let other = engines()?.join(path.trim_start_matches('/'));
+    other.exists().then_some(other)
+}
+
+/// Where one of an engine's programs is that Debian has at `path`: among the other engines, or on this machine.
 pub(crate) fn place(path: &str) -> PathBuf {
-    let other = std::env::var_os("HULL_ENGINES").map(|mut root| {
-        root.push(path);
-        PathBuf::from(root)
-    });
-    let other = other.filter(|other| other.exists());
-    other.unwrap_or_else(|| path.into())
+    match among_engines(path) {
+        Some(_) => Path::new(ENGINES).join(path.trim_start_matches('/')),
+        None => path.into(),
+    }
 }
 
 /// Where an engine looks for programs: `first`, where the other engines are, and in `PATH`.
@@ -80,7 +92,7 @@ pub(crate) fn limited(program: &Path) -> Command {
 pub(crate) fn is_installed(engine: &str, programs: &[&str]) -> bool {
     let missing: Vec<_> = programs
         .iter()
-        .filter(|program| !place(program).exists())
+        .filter(|program| among_engines(program).is_none() && !Path::new(program).exists())
         .collect();
     if !missing.is_empty() {
         eprintln!("skipped: {engine} is not installed, {missing:?} missing");
@@ -103,7 +115,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Takes the current thread into a network and mounts of its own, with nothing in `/run`.
+    /// Takes the current thread into a network and mounts of its own, with nothing in `/run`, and the other engines.
     ///
     /// # Panics
     /// When that cannot be done: it needs root.
@@ -112,6 +124,10 @@ impl Engine {
         let network = Network::enter();
         let (tmpfs, none) = (Some("tmpfs"), None::<&str>);
         mount(tmpfs, "/run", tmpfs, MsFlags::empty(), none).expect("tmpfs");
+        if let Some(engines) = engines() {
+            let shown = mount(Some(&engines), ENGINES, none, MsFlags::MS_BIND, none);
+            shown.expect("they can be shown");
+        }
         let dir = tempfile::Builder::new()
             .prefix("hull-")
             .tempdir()
