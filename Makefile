@@ -27,7 +27,7 @@ SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash
 	tests/images/make-busybox tests/images/make-debian \
 	deploy/installer/hull-node deploy/installer/hull-node-pod deploy/installer/make-image
 
-.PHONY: help deps build guest images demo test test-containerd test-engines test-kvm bench lint fuzz install installer-image
+.PHONY: help deps build guest images demo test test-files test-containerd test-engines test-kvm bench lint fuzz install installer-image
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,13 +54,16 @@ demo: build guest ## run a container from a real image in a VM
 
 test: build guest images ## run all tests; where KVM does not work, the end-to-end ones under emulation and in the lab
 	cargo nextest run --locked --workspace
-	@$(MAKE) test-containerd test-engines
+	@$(MAKE) test-files test-containerd test-engines
 	@# Where KVM works, that was on KVM. The check fails when anything is missing; here it is asked for one line.
 	@if { $(RELEASE)/hull check || true; } | grep '^ok  *KVM '; then \
 	  echo "test: KVM works here, the lab is not needed"; \
 	else \
 	  $(MAKE) test-kvm; \
 	fi
+
+test-files: build guest images ## run the tests of files once more with those of the host over vsock
+	HULL_TEST_FILE_SHARING=vsock cargo nextest run --locked --workspace -E 'binary(/^(run|storage|volumes)$$/)'
 
 test-containerd: build guest images ## run the tests with containerd once more with Debian's newest, also as a sandboxer
 	@containerd=$$(tests/newest/containerd); \

@@ -13,8 +13,8 @@ use crate::timing;
 /// Where the work is done: beside each other, by the same program.
 #[derive(Debug)]
 pub(crate) enum Place<'p, 'h> {
-    /// The root of a container, with this program's path in it.
-    Container(&'p Pod<'h>, String),
+    /// The root of a container, with this program's path in it, and what it is called.
+    Container(&'p Pod<'h>, String, &'static str),
     /// A directory of the host, on the file system that holds the container's root as well.
     Host(PathBuf),
 }
@@ -30,7 +30,7 @@ pub(crate) struct Rates {
 impl Place<'_, '_> {
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Container(..) => "container's root",
+            Self::Container(_, _, name) => name,
             Self::Host(_) => "host directory",
         }
     }
@@ -46,7 +46,7 @@ impl Place<'_, '_> {
 
     fn work(&self, words: &[&str]) -> Result<Duration> {
         let mut command = match self {
-            Self::Container(pod, program) => {
+            Self::Container(pod, program, _) => {
                 let mut all = vec![program.as_str(), "inside"];
                 all.extend(words);
                 pod.exec(&[], &all)

@@ -206,11 +206,15 @@ impl Bench<'_> {
     }
 
     /// A pod with this program in it that may open vsock streams, and the program's path.
-    fn pod_with_program(&self, name: &'static str) -> Result<(Pod<'_>, String)> {
+    fn pod_with_program<'h>(
+        &self,
+        hull: &'h Hull,
+        name: &'static str,
+    ) -> Result<(Pod<'h>, String)> {
         let mut options = inside::mounts()?;
         // The default filter has no vsock for containers.
         options.extend(["--security-opt", "seccomp=unconfined"].map(str::to_owned));
-        let pod = Pod::start(self.hull, name, &options, &self.image)?;
+        let pod = Pod::start(hull, name, &options, &self.image)?;
         let program = std::env::current_exe()?;
         let program = program.to_str().context("this program's path is no text")?;
         Ok((pod, program.to_owned()))
@@ -221,7 +225,7 @@ impl Bench<'_> {
         const GROUP: &str = "stdio";
         let mut table = Table::default();
         {
-            let (pod, program) = self.pod_with_program("bench-stdio")?;
+            let (pod, program) = self.pod_with_program(self.hull, "bench-stdio")?;
             let streams = Streams::new(&pod, &program, STREAM_BYTES)?;
             for round in 0..self.runs {
                 self.progress(GROUP, round)?;
@@ -248,13 +252,21 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Files in the container's root and in a directory beside it on the host.
+    /// Files in the container's root, by virtio-fs and over vsock, and in a directory beside it on the host.
     pub(crate) fn files(&mut self, dir: &Path) -> Result<()> {
         const GROUP: &str = "files";
         let mut table = Table::default();
         {
-            let (pod, program) = self.pod_with_program("bench-files")?;
-            let places = [Place::Host(dir.to_owned()), Place::Container(&pod, program)];
+            let over_vsock = Hull::new().with_settings("vm.file_sharing = 'vsock'");
+            timing::output(&mut over_vsock.command(["pull", &self.image]))?;
+            let (pod, program) = self.pod_with_program(self.hull, "bench-files")?;
+            let (slow, _) = self.pod_with_program(&over_vsock, "bench-files-vsock")?;
+            let container = |pod, name| Place::Container(pod, program.clone(), name);
+            let places = [
+                Place::Host(dir.to_owned()),
+                container(&pod, "container's root"),
+                container(&slow, "container's root over vsock"),
+            ];
             for round in 0..self.runs {
                 self.progress(GROUP, round)?;
                 for place in &places {

@@ -107,7 +107,9 @@ impl Containerd {
         fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
         let configuration = configuration(dir.path(), sandbox_image) + &runtimes.concat();
         fs::write(file, configuration).expect("written");
-        fs::write(dir.path().join(SETTINGS), "").expect("written");
+        let settings = dir.path().join(SETTINGS);
+        fs::write(&settings, "").expect("written");
+        crate::settings::add_beside(settings.parent().expect("a directory"));
         let networks = dir.path().join("cni");
         fs::create_dir(&networks).expect("a directory");
         fs::create_dir(dir.path().join("run")).expect("a directory");

@@ -148,6 +148,7 @@ impl Engine {
         let file = self.dir().join("hull.toml");
         // For a network that comes later.
         fs::write(&file, "[network]\nspare_interfaces = 1\n").expect("written");
+        crate::settings::add_beside(self.dir());
         ("HULL_CONFIG", file.display().to_string())
     }
 

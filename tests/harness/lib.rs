@@ -29,6 +29,7 @@ pub mod orphans;
 pub mod podman;
 pub mod random;
 pub mod registry;
+mod settings;
 pub mod stream;
 pub mod terminal;
 pub mod traces;
@@ -39,7 +40,11 @@ pub mod user;
 #[derive(Debug)]
 pub struct Hull {
     root: TempDir,
+    /// The directory with its configuration, if it has one.
+    settings: Option<TempDir>,
 }
+
+const SETTINGS: &str = "hull.toml";
 
 /// Where cargo puts what it builds.
 fn target_dir() -> PathBuf {
@@ -112,7 +117,27 @@ impl Hull {
             .prefix("hull-")
             .tempdir()
             .expect("a directory");
-        Self { root }
+        let hull = Self {
+            root,
+            settings: None,
+        };
+        match settings::chosen() {
+            Some(settings) => hull.with_settings(&settings),
+            None => hull,
+        }
+    }
+
+    /// One with these settings, as text of a configuration file.
+    ///
+    /// # Panics
+    /// When no file can be written.
+    #[must_use]
+    pub fn with_settings(mut self, settings: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("hull-").tempdir();
+        let dir = dir.expect("a directory");
+        std::fs::write(dir.path().join(SETTINGS), settings).expect("written");
+        self.settings = Some(dir);
+        self
     }
 
     /// Its directory.
@@ -129,6 +154,9 @@ impl Hull {
             .env("HULL_ROOT", self.root())
             .env("HULL_QUIET", "1")
             .stdin(Stdio::null());
+        if let Some(settings) = &self.settings {
+            command.env("HULL_CONFIG", settings.path().join(SETTINGS));
+        }
         command
     }
 

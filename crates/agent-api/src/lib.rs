@@ -1,14 +1,16 @@
 //! The contract between the host and `hull-agent`, the guest's PID 1.
 //!
-//! Three kinds of vsock connection exist (ports in [`ports`]):
+//! These kinds of vsock connection exist (ports in [`ports`]):
 //!
 //! 1. **ready**: the guest dials the host once, when it can take calls, and sends a [`Hello`] line.
 //!    Nobody polls.
 //! 2. **rpc**: the host dials the guest and speaks ttrpc, service [`agent_ttrpc`].
 //! 3. **stdio**: the host dials the guest once per stream and sends a [`stdio`] handshake; after it
 //!    the connection carries the stream's bytes and nothing else.
+//! 4. **files**: the guest dials the host, some times, for the host's files where there is no virtio-fs ([`files`]).
 
 pub mod failure;
+pub mod files;
 pub mod hello;
 pub mod names;
 pub mod notify;
@@ -32,6 +34,8 @@ pub use hello::Hello;
 pub mod ports {
     /// On the host: the guest says [`Hello`](crate::Hello) here.
     pub const READY: u32 = 1024;
+    /// On the host: [`files`](crate::files).
+    pub const FILES: u32 = 1025;
     /// In the guest: ttrpc.
     pub const RPC: u32 = 1024;
     /// In the guest: stdio streams.

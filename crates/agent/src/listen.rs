@@ -47,16 +47,19 @@ impl Transport {
     /// Connects to the host, to say that the agent is ready.
     pub(crate) fn dial_host(&self) -> io::Result<OwnedFd> {
         match self {
-            Self::Vsock => {
-                let host = VsockAddr::new(libc::VMADDR_CID_HOST, ports::READY);
-                dial(AddressFamily::Vsock, &host)
-            }
+            Self::Vsock => dial_vsock(ports::READY),
             Self::Directory(path) => dial(
                 AddressFamily::Unix,
                 &UnixAddr::new::<Path>(&path.join("ready"))?,
             ),
         }
     }
+}
+
+/// Connects to a port of the host's.
+pub(crate) fn dial_vsock(port: u32) -> io::Result<OwnedFd> {
+    let host = VsockAddr::new(libc::VMADDR_CID_HOST, port);
+    dial(AddressFamily::Vsock, &host)
 }
 
 fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<OwnedFd> {

@@ -14,6 +14,7 @@ use crate::helper::{Bind, MountOptions, parse_mount_options};
 use crate::sys::mount::{Attributes, attach, clone_tree, set_attributes};
 
 mod disk;
+mod fuse;
 mod host_disks;
 
 pub(crate) use host_disks::HostDisks;
@@ -70,6 +71,7 @@ async fn mount_one(storage: &Storage) -> Result<PathBuf, AgentError> {
     let options = parse_mount_options(&storage.options);
     let driver = storage.driver.enum_value().unwrap_or(Driver::UNSPECIFIED);
     match driver {
+        Driver::FUSE => fuse::mount(&target)?,
         Driver::VIRTIO_FS => new(&storage.source, &target, "virtiofs", &options)?,
         Driver::TMPFS => new("tmpfs", &target, "tmpfs", &options)?,
         Driver::OVERLAY => new("overlay", &target, "overlay", &options)?,

@@ -144,6 +144,7 @@ pub(crate) fn pod_config(
             hull_config::Vmm::Qemu => Vmm::Qemu,
         },
         acceleration: args.machine.accel.unwrap_or(config.vm.acceleration),
+        file_sharing: config.vm.file_sharing,
         size,
         // Its only container is there from the start.
         max: size,

@@ -1,6 +1,6 @@
 //! Settings that are one of a few words.
 
-use hull_vm::Acceleration;
+use hull_vm::{Acceleration, FileSharing};
 
 use crate::settings::{LogLevel, Vmm};
 
@@ -31,6 +31,18 @@ impl Choice for Acceleration {
             Self::Auto => "auto",
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
+        }
+    }
+}
+
+impl Choice for FileSharing {
+    const ALL: &'static [Self] = &[Self::Auto, Self::VirtioFs, Self::Vsock];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::VirtioFs => "virtio-fs",
+            Self::Vsock => "vsock",
         }
     }
 }

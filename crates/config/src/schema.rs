@@ -60,6 +60,14 @@ pub(crate) static SETTINGS: &[Setting] = &[
         apply: |config, value| value.choice().map(|chosen| config.vm.acceleration = chosen),
     },
     Setting {
+        key: "vm.file_sharing",
+        documentation: "how the guest reaches the host's files: \"virtio-fs\", \"vsock\" (FUSE over vsock, slower), or \"auto\": virtio-fs where the VMM has it",
+        annotation: true,
+        kata: None,
+        show: |config| Some(quoted(config.vm.file_sharing.name())),
+        apply: |config, value| value.choice().map(|chosen| config.vm.file_sharing = chosen),
+    },
+    Setting {
         key: "vm.vcpus",
         documentation: "virtual CPUs of a pod whose limits do not say, 1 to 64",
         annotation: true,

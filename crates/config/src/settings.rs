@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hull_vm::Acceleration;
+use hull_vm::{Acceleration, FileSharing};
 
 use crate::choice::Choice;
 use crate::size::Size;
@@ -14,6 +14,8 @@ pub struct VmSettings {
     pub vmm: Vmm,
     /// How its instructions run.
     pub acceleration: Acceleration,
+    /// How the guest reaches the host's files.
+    pub file_sharing: FileSharing,
     /// Virtual CPUs of a pod whose limits do not say.
     pub vcpus: u32,
     /// Guest memory of a pod whose limits do not say.
@@ -87,6 +89,7 @@ impl Default for VmSettings {
         Self {
             vmm: Vmm::default(),
             acceleration: Acceleration::default(),
+            file_sharing: FileSharing::default(),
             vcpus: 2,
             memory: Size::from_mib(2048),
             max_vcpus: 4,

@@ -1,6 +1,8 @@
-//! The file server: one directory by virtio-fs, on the `virtiofsd` crate.
+//! The file server: one directory by virtio-fs or by FUSE over streams, on the `virtiofsd` crate.
 
 mod disks;
+mod mounts;
+mod stream;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,6 +24,7 @@ use crate::daemon;
 use crate::isolation::{self, seccomp};
 use crate::process as prepare;
 use disks::Disks;
+use mounts::Mounts;
 
 /// How the guest's names of extended attributes become the host's.
 ///
@@ -83,12 +86,24 @@ pub struct Options {
     /// All of the guest's users and groups are the server's own, in whose user namespace there are no
     /// others: files that they make belong to root in the guest, and changes of owner do nothing.
     pub squash_ids: bool,
-    /// Threads that serve requests; 0 serves them one after the other.
-    pub thread_pool_size: usize,
+    /// How requests come.
+    pub transport: Transport,
     /// A directory in the shared one whose nodes of disks the guest has as files. It has to be mounted read-only.
     pub disks: Option<String>,
     /// Whether the server shuts itself in.
     pub sandboxed: bool,
+}
+
+/// How a guest's requests reach the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// By a virtio-fs device: the VMM connects once and speaks vhost-user.
+    VhostUser {
+        /// Threads that serve requests; 0 serves them one after the other.
+        threads: usize,
+    },
+    /// By connections, each with a thread of its own.
+    Streams(usize),
 }
 
 /// Why the file server ended.
@@ -131,9 +146,12 @@ pub enum Error {
     /// The connection to the VMM.
     #[error(transparent)]
     VhostUser(#[from] daemon::Error),
+    /// The streams.
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
 }
 
-/// Serves the directory to the first VMM that connects to `listener`, until it disconnects.
+/// Serves the directory to the first VMM that connects to `listener`, once or for each stream, until it disconnects.
 ///
 /// # Errors
 /// When the server cannot start or the VMM breaks the protocol.
@@ -246,9 +264,17 @@ fn run<F>(fs: F, root: &Path, options: &Options, listener: OwnedFd) -> Result<()
 where
     F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static,
 {
-    let fs = Disks::new(fs, root, options.disks.as_deref());
+    let mounts = match options.transport {
+        Transport::VhostUser { .. } => None,
+        Transport::Streams(_) => Some(Mounts::default()),
+    };
+    let fs = Disks::new(fs, root, options.disks.as_deref(), mounts);
+    let threads = match options.transport {
+        Transport::VhostUser { threads } => threads,
+        Transport::Streams(streams) => return Ok(stream::serve(fs, listener, streams)?),
+    };
     let backend = VhostUserFsBackendBuilder::default()
-        .set_thread_pool_size(options.thread_pool_size)
+        .set_thread_pool_size(threads)
         .set_tag(options.tag.clone())
         .build(fs)
         .map_err(Error::Device)?;

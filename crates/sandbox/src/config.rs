@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use hull_vm::{Acceleration, MachineSize};
+use hull_vm::{Acceleration, FileSharing, MachineSize};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Footprint, HostCgroup, HostLimits};
@@ -26,6 +26,8 @@ pub struct PodConfig {
     pub vmm: Vmm,
     /// How the guest's instructions run.
     pub acceleration: Acceleration,
+    /// How the guest reaches the host's files.
+    pub file_sharing: FileSharing,
     /// What its machine has at first.
     pub size: MachineSize,
     /// What it grows to at most when containers need more.

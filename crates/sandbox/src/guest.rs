@@ -63,17 +63,22 @@ pub struct ReadyListener {
     listener: UnixListener,
 }
 
+/// Where connections of the guest behind the hybrid socket `vsock` to a port of the host's arrive.
+pub(crate) fn host_port(vsock: &Path, port: u32) -> PathBuf {
+    let mut path = vsock.as_os_str().to_owned();
+    path.push(format!("_{port}"));
+    path.into()
+}
+
 impl ReadyListener {
     /// Listens beside the hybrid vsock socket.
     ///
     /// # Errors
     /// When the socket cannot be bound.
     pub fn bind(vsock: &Path) -> Result<Self, SandboxError> {
-        let mut path = vsock.as_os_str().to_owned();
-        path.push(format!("_{}", ports::READY));
-        let listener =
-            std::os::unix::net::UnixListener::from(hull_vm::process::listen(Path::new(&path))?);
-        let cannot = || SandboxError::host(format!("listen on {}", Path::new(&path).display()));
+        let path = host_port(vsock, ports::READY);
+        let listener = std::os::unix::net::UnixListener::from(hull_vm::process::listen(&path)?);
+        let cannot = || SandboxError::host(format!("listen on {}", path.display()));
         listener.set_nonblocking(true).map_err(cannot())?;
         Ok(Self {
             listener: UnixListener::from_std(listener).map_err(cannot())?,

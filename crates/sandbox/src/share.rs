@@ -9,12 +9,14 @@ mod disks;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use hull_vm::VmError;
+use hull_agent_api::{files, ports};
 use hull_vm::process::{self, Process, ProcessRecord};
+use hull_vm::{FileTransport, VmError};
 use nix::mount::{MsFlags, mount};
 use tokio::process::Command;
 
 use crate::error::SandboxError;
+use crate::guest::host_port;
 
 pub(crate) use disks::Disks;
 
@@ -36,11 +38,17 @@ pub struct Share {
 }
 
 impl Share {
-    /// Makes the directory a mount point of its own and starts the server on `socket`.
+    /// Makes the directory a mount point of its own and starts the server for the guest behind the hybrid vsock socket
+    /// `vsock`.
     ///
     /// # Errors
     /// When the mount or the server's start fails.
-    pub fn start(state_dir: &Path, vm_dir: &Path) -> Result<Self, SandboxError> {
+    pub fn start(
+        state_dir: &Path,
+        vm_dir: &Path,
+        transport: FileTransport,
+        vsock: &Path,
+    ) -> Result<Self, SandboxError> {
         let dir = state_dir.join("shared");
         create_dir(&dir)?;
         let cannot = || SandboxError::host(format!("mount {}", dir.display()));
@@ -55,7 +63,11 @@ impl Share {
             program: PROGRAM.to_owned(),
             advice: "it belongs beside hull's other programs: install Hull again",
         })?;
-        let listener = process::listen(&Self::socket(vm_dir))?;
+        let socket = match transport {
+            FileTransport::VirtioFs => Self::socket(vm_dir),
+            FileTransport::Vsock => host_port(vsock, ports::FILES),
+        };
+        let listener = process::listen(&socket)?;
         let mut command = Command::new(program);
         command
             .arg("--socket-fd")
@@ -63,6 +75,9 @@ impl Share {
             .arg("--shared-dir")
             .arg(&dir)
             .args(["--disks", disks::NAME]);
+        if transport == FileTransport::Vsock {
+            command.args(["--streams", &files::STREAMS.to_string()]);
+        }
         if one_id_only() {
             command.arg("--squash-ids");
         }

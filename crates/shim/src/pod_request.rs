@@ -63,6 +63,7 @@ impl PodRequest {
                 hull_config::Vmm::Qemu => Vmm::Qemu,
             },
             acceleration: vm.acceleration,
+            file_sharing: vm.file_sharing,
             size,
             max: MachineSize {
                 vcpus: vm.max_vcpus.min(host_cpus()),

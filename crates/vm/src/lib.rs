@@ -14,6 +14,7 @@ pub mod console;
 pub mod driver;
 pub mod drivers;
 pub mod error;
+mod files;
 pub mod process;
 
 pub use accel::{Acceleration, Accelerator};
@@ -21,3 +22,4 @@ pub use config::{Boot, Device, MacAddress, MachineSize, VmConfig};
 pub use console::Console;
 pub use driver::{Capabilities, Driver, Exit, Vm, VmRecord};
 pub use error::VmError;
+pub use files::{FileSharing, FileTransport};

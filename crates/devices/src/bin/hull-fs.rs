@@ -1,4 +1,4 @@
-//! `hull-fs`: shares a directory with a guest by virtio-fs.
+//! `hull-fs`: shares a directory with a guest by virtio-fs or over streams.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use hull_devices::program::{self, SandboxOption};
 use hull_devices::{fs, process};
 
-/// Shares a directory with a virtual machine by virtio-fs
+/// Shares a directory with a virtual machine by virtio-fs, or by FUSE over streams
 ///
 /// Serves one VMM, the first that connects to the inherited socket, and ends with status 0 when it
 /// disconnects. Mounts made below the directory later appear in the guest if the caller's mount of the
@@ -16,7 +16,7 @@ use hull_devices::{fs, process};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Inherited file descriptor of a listening Unix socket for the VMM's vhost-user connection
+    /// Inherited file descriptor of a listening Unix socket for the VMM's vhost-user connection, or for the streams
     #[arg(long, value_name = "FD")]
     socket_fd: RawFd,
     /// Directory to share
@@ -47,6 +47,9 @@ struct Arguments {
     /// Threads that serve requests; 0 serves one after the other
     #[arg(long, value_name = "N", default_value_t = 0)]
     thread_pool_size: usize,
+    /// Serve this many connections, on which the guest sends what it has on /dev/fuse, and no virtio-fs device
+    #[arg(long, value_name = "N", conflicts_with_all = ["tag", "thread_pool_size"])]
+    streams: Option<usize>,
     /// Directory in the shared one, mounted read-only there, whose nodes of disks the guest has as files
     #[arg(long, value_name = "NAME")]
     disks: Option<String>,
@@ -87,7 +90,12 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         xattr: !arguments.no_xattr,
         posix_acl: arguments.posix_acl,
         squash_ids: arguments.squash_ids,
-        thread_pool_size: arguments.thread_pool_size,
+        transport: match arguments.streams {
+            Some(streams) => fs::Transport::Streams(streams),
+            None => fs::Transport::VhostUser {
+                threads: arguments.thread_pool_size,
+            },
+        },
         disks: arguments.disks,
         sandboxed: arguments.sandbox.is_on(),
     };

@@ -25,6 +25,8 @@ use virtiofsd::filesystem::{
 };
 use virtiofsd::fuse;
 
+use super::mounts::Mounts;
+
 /// What the guest calls the root of the share (`FUSE_ROOT_ID`).
 const ROOT: u64 = 1;
 
@@ -35,6 +37,8 @@ const OURS: u64 = 1 << 63;
 pub(super) struct Disks<F> {
     below: F,
     dir: Option<Dir>,
+    /// Where the guest does not tell mounts apart by itself.
+    mounts: Option<Mounts>,
     /// The disks that the guest knows, by inode.
     known: Mutex<HashMap<u64, Known>>,
     open: Mutex<HashMap<u64, Arc<File>>>,
@@ -57,7 +61,7 @@ struct Known {
 
 impl<F> Disks<F> {
     /// Over `below`, which serves `root`. `dir` is the name of a directory in it.
-    pub(super) fn new(below: F, root: &Path, dir: Option<&str>) -> Self {
+    pub(super) fn new(below: F, root: &Path, dir: Option<&str>, mounts: Option<Mounts>) -> Self {
         Self {
             below,
             dir: dir.map(|name| Dir {
@@ -65,6 +69,7 @@ impl<F> Disks<F> {
                 path: root.join(name),
                 inode: AtomicU64::new(0),
             }),
+            mounts,
             known: Mutex::default(),
             open: Mutex::default(),
             next_handle: AtomicU64::new(0),
@@ -87,8 +92,27 @@ impl<F> Disks<F> {
         lock(&self.open).get(&handle).cloned()
     }
 
+    /// The guest is told of the entry `name` of a directory.
+    fn tell(&self, parent: u64, name: &CStr, mut entry: Entry) -> Entry {
+        if let Some(mounts) = &self.mounts {
+            mounts.tell(parent, name, &mut entry);
+        }
+        entry
+    }
+
+    /// The guest is told of an inode that it knows.
+    fn tell_again(&self, inode: u64, mut attr: fuse::Attr) -> fuse::Attr {
+        if let Some(mounts) = &self.mounts {
+            mounts.tell_again(inode, &mut attr);
+        }
+        attr
+    }
+
     /// The guest has forgotten `count` of what it was told of an inode.
     fn forgotten(&self, inode: u64, count: u64) {
+        if let Some(mounts) = &self.mounts {
+            mounts.forget(inode, count);
+        }
         let mut known = lock(&self.known);
         if let Some(disk) = known.get_mut(&inode) {
             disk.lookups = disk.lookups.saturating_sub(count);
@@ -138,6 +162,16 @@ fn as_file(mut node: fuse::Attr, path: &Path) -> io::Result<fuse::Attr> {
     Ok(node)
 }
 
+/// Methods that make an entry, by the file system below: in which directory, and its name there.
+macro_rules! entries {
+    ($($method:ident($($argument:ident: $kind:ty),*) in $parent:ident, $name:ident;)*) => {
+        $(fn $method(&self, ctx: Context, $($argument: $kind),*) -> io::Result<Entry> {
+            let entry = self.below.$method(ctx, $($argument),*)?;
+            Ok(self.tell($parent, $name, entry))
+        })*
+    };
+}
+
 /// Methods that are the file system's below.
 macro_rules! below {
     ($($name:ident($($argument:ident: $kind:ty),*) $(-> $answer:ty)?;)*) => {
@@ -171,7 +205,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Disks<F> {
                 .or_insert(Known { path, lookups: 0 });
             disk.lookups += 1;
         }
-        Ok(entry)
+        Ok(self.tell(parent, name, entry))
     }
 
     fn forget(&self, ctx: Context, inode: u64, count: u64) {
@@ -192,11 +226,14 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Disks<F> {
         inode: u64,
         handle: Option<u64>,
     ) -> io::Result<(fuse::Attr, Duration)> {
-        let Some(path) = self.path_of(inode) else {
-            return self.below.getattr(ctx, inode, handle);
+        let (attr, timeout) = match self.path_of(inode) {
+            None => self.below.getattr(ctx, inode, handle)?,
+            Some(path) => {
+                let (node, timeout) = self.below.getattr(ctx, inode, None)?;
+                (as_file(node, &path)?, timeout)
+            }
         };
-        let (node, timeout) = self.below.getattr(ctx, inode, None)?;
-        Ok((as_file(node, &path)?, timeout))
+        Ok((self.tell_again(inode, attr), timeout))
     }
 
     fn setattr(
@@ -210,7 +247,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Disks<F> {
         match self.path_of(inode) {
             // Neither the size nor the owner of a disk is the guest's to change.
             Some(_) => Err(os(libc::EPERM)),
-            None => self.below.setattr(ctx, inode, attr, handle, valid),
+            None => {
+                let (attr, timeout) = self.below.setattr(ctx, inode, attr, handle, valid)?;
+                Ok((self.tell_again(inode, attr), timeout))
+            }
         }
     }
 
@@ -334,23 +374,45 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Disks<F> {
             .release(ctx, inode, flags, handle, flush, flock_release, lock_owner)
     }
 
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        // The server below tells of mounts only whom it takes to know them.
+        match self.mounts {
+            Some(_) => self.below.init(capable | FsOptions::SUBMOUNTS),
+            None => self.below.init(capable),
+        }
+    }
+
+    fn create(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        kill_priv: bool,
+        flags: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        let (entry, handle, options) = self
+            .below
+            .create(ctx, parent, name, mode, kill_priv, flags, umask, extensions)?;
+        Ok((self.tell(parent, name, entry), handle, options))
+    }
+
+    entries! {
+        symlink(target: &CStr, parent: u64, name: &CStr, extensions: Extensions) in parent, name;
+        mknod(parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32, extensions: Extensions) in parent, name;
+        mkdir(parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions) in parent, name;
+        link(inode: u64, parent: u64, name: &CStr) in parent, name;
+    }
+
     below! {
-        init(capable: FsOptions) -> io::Result<FsOptions>;
         destroy();
         readlink(ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
-        symlink(ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions)
-            -> io::Result<Entry>;
-        mknod(ctx: Context, parent: u64, name: &CStr, mode: u32, rdev: u32, umask: u32,
-            extensions: Extensions) -> io::Result<Entry>;
-        mkdir(ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions)
-            -> io::Result<Entry>;
         unlink(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
         rmdir(ctx: Context, parent: u64, name: &CStr) -> io::Result<()>;
         rename(ctx: Context, from: u64, name: &CStr, to: u64, new_name: &CStr, flags: u32)
             -> io::Result<()>;
-        link(ctx: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry>;
-        create(ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32,
-            umask: u32, extensions: Extensions) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
         statfs(ctx: Context, inode: u64) -> io::Result<libc::statvfs64>;
         setxattr(ctx: Context, inode: u64, name: &CStr, value: &[u8], flags: u32,
             extra_flags: SetxattrFlags) -> io::Result<()>;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hull_agent_api::agent;
 use hull_vm::drivers::qemu::Qemu;
-use hull_vm::{Accelerator, Boot, Device, Driver, MachineSize, VmConfig};
+use hull_vm::{Accelerator, Boot, Device, Driver, FileTransport, MachineSize, VmConfig};
 use tokio::sync::{Mutex, watch};
 
 use super::{Machine, Pod, follow, forward, record, size};
@@ -48,13 +48,14 @@ impl Pod {
     /// What could not be prepared or started, or how the guest failed to come up.
     pub async fn start(config: PodConfig, state_dir: &Path) -> Result<Arc<Self>, SandboxError> {
         let driver = driver(config.vmm)?;
+        let files = config.file_sharing.transport(driver.as_ref())?;
         let vm_dir = vm_dir(state_dir);
         share::create_dir(&vm_dir.join("vsock"))?;
         let ready = ReadyListener::bind(&vsock(state_dir))?;
         let room = driver.capabilities().devices - DEVICES;
         let (network, interfaces) = PendingNetwork::new(&config.network, room).await?;
-        let share = Share::start(state_dir, &vm_dir)?;
-        let vm_config = vm_config(&config, state_dir, interfaces);
+        let share = Share::start(state_dir, &vm_dir, files, &vsock(state_dir))?;
+        let vm_config = vm_config(&config, state_dir, files, interfaces);
         // The guest boots while its network is made.
         let launched = tokio::join!(driver.launch(vm_config), network.connect(&vm_dir));
         let (vm, network) = match launched {
@@ -78,7 +79,7 @@ impl Pod {
             machine.kill().await;
             return Err(error);
         }
-        let reached = reach(&config, state_dir, &machine, &ready).await;
+        let reached = reach(&config, state_dir, files, &machine, &ready).await;
         match reached.and_then(|guest| size::limit_cpu_time(&config).map(|()| guest)) {
             Ok(guest) => {
                 let size = config.size;
@@ -127,20 +128,22 @@ impl Pod {
 /// nobody asked for.
 const KERNEL_ARGUMENTS: [&str; 1] = ["dummy.numdummies=0"];
 
-/// How many devices every pod has, beside its interfaces.
+/// How many devices every pod has at most, beside its interfaces.
 const DEVICES: usize = 3;
 
-fn vm_config(config: &PodConfig, state_dir: &Path, interfaces: Vec<Device>) -> VmConfig {
+fn vm_config(
+    config: &PodConfig,
+    state_dir: &Path,
+    files: FileTransport,
+    interfaces: Vec<Device>,
+) -> VmConfig {
     let vm_dir = vm_dir(state_dir);
-    let own: [Device; DEVICES] = [
-        Device::Fs {
-            tag: share::TAG.to_owned(),
-            socket: Share::socket(&vm_dir),
-        },
-        Device::Rng,
-        Device::Balloon,
-    ];
-    let devices = own.into_iter().chain(interfaces).collect();
+    let share = (files == FileTransport::VirtioFs).then(|| Device::Fs {
+        tag: share::TAG.to_owned(),
+        socket: Share::socket(&vm_dir),
+    });
+    let own = share.into_iter().chain([Device::Rng, Device::Balloon]);
+    let devices = own.chain(interfaces).collect();
     VmConfig {
         id: config.id.clone(),
         boot: Boot {
@@ -161,6 +164,7 @@ fn vm_config(config: &PodConfig, state_dir: &Path, interfaces: Vec<Device>) -> V
 async fn reach(
     config: &PodConfig,
     state_dir: &Path,
+    files: FileTransport,
     machine: &Machine,
     ready: &ReadyListener,
 ) -> Result<Guest, SandboxError> {
@@ -177,7 +181,7 @@ async fn reach(
         tracing::debug!(?hello, "the guest is ready");
         machine.vm.booted()?;
         let guest = Guest::connect(&vsock(state_dir)).await?;
-        configure(config, machine, &guest).await?;
+        configure(config, files, machine, &guest).await?;
         Ok::<_, SandboxError>(guest)
     };
     tokio::select! {
@@ -198,6 +202,7 @@ fn sysctls(config: &PodConfig, machine: &Machine) -> HashMap<String, String> {
 
 async fn configure(
     config: &PodConfig,
+    files: FileTransport,
     machine: &Machine,
     guest: &Guest,
 ) -> Result<(), SandboxError> {
@@ -205,7 +210,10 @@ async fn configure(
         sandbox_id: config.id.clone(),
         hostname: config.hostname.clone(),
         storages: vec![agent::Storage {
-            driver: agent::storage::Driver::VIRTIO_FS.into(),
+            driver: match files {
+                FileTransport::VirtioFs => agent::storage::Driver::VIRTIO_FS.into(),
+                FileTransport::Vsock => agent::storage::Driver::FUSE.into(),
+            },
             source: share::TAG.to_owned(),
             target: share::GUEST_DIR.to_owned(),
             ..Default::default()
