@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hull_config::Config;
 use hull_image::Image;
 use hull_sandbox::mount::{MountSpec, overlay};
-use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, SingleContainer, Vmm};
+use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, SingleContainer};
 use hull_vm::MachineSize;
 
 use crate::arguments::{ContainerArgs, Network};
@@ -140,9 +140,7 @@ pub(crate) fn pod_config(
         id: dir.id().to_owned(),
         namespace: String::new(),
         hostname: hostname(args, dir.id()),
-        vmm: match config.vm.vmm {
-            hull_config::Vmm::Qemu => Vmm::Qemu,
-        },
+        vmm: args.machine.vmm.unwrap_or(config.vm.vmm),
         acceleration: args.machine.accel.unwrap_or(config.vm.acceleration),
         file_sharing: config.vm.file_sharing,
         size,

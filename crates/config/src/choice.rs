@@ -1,8 +1,8 @@
 //! Settings that are one of a few words.
 
-use hull_vm::{Acceleration, FileSharing};
+use hull_vm::{Acceleration, FileSharing, Vmm};
 
-use crate::settings::{LogLevel, Vmm};
+use crate::settings::LogLevel;
 
 /// A setting that is one of a few words.
 pub(crate) trait Choice: Copy + 'static {
@@ -14,12 +14,10 @@ pub(crate) trait Choice: Copy + 'static {
 }
 
 impl Choice for Vmm {
-    const ALL: &'static [Self] = &[Self::Qemu];
+    const ALL: &'static [Self] = Vmm::ALL;
 
     fn name(self) -> &'static str {
-        match self {
-            Self::Qemu => "qemu",
-        }
+        self.name()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hull_vm::{Acceleration, FileSharing};
+use hull_vm::{Acceleration, FileSharing, Vmm};
 
 use crate::choice::Choice;
 use crate::size::Size;
@@ -58,14 +58,6 @@ pub struct AnnotationSettings {
 pub struct LogSettings {
     /// How much is written.
     pub level: LogLevel,
-}
-
-/// The VMMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Vmm {
-    /// QEMU's microvm machine.
-    #[default]
-    Qemu,
 }
 
 /// How much is logged; each level includes those before it.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use hull_vm::{Acceleration, FileSharing, MachineSize};
+use hull_vm::{Acceleration, FileSharing, MachineSize, Vmm};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Footprint, HostCgroup, HostLimits};
@@ -64,15 +64,6 @@ pub struct SingleContainer {
     /// Removed with all it holds when the pod has ended (`--rm`); the exit record is then written
     /// only if it lies elsewhere.
     pub remove: Option<PathBuf>,
-}
-
-/// The VMMs that a person can choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Vmm {
-    /// QEMU's microvm machine.
-    #[default]
-    Qemu,
 }
 
 /// The guest's kernel and initial file system.

@@ -22,9 +22,7 @@ pub mod spec;
 pub mod state;
 pub mod stdio;
 
-pub use config::{
-    GuestFiles, NetworkConfig, PodConfig, Protocol, PublishedPort, SingleContainer, Vmm,
-};
+pub use config::{GuestFiles, NetworkConfig, PodConfig, Protocol, PublishedPort, SingleContainer};
 pub use container::{Container, CreateContainer, PreparedContainer};
 pub use error::SandboxError;
 pub use hull_seccomp::SeccompError;

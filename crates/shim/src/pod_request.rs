@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hull_config::{Config, ConfigError};
 use hull_sandbox::cgroup::HostLimits;
-use hull_sandbox::{GuestFiles, Limits, NetworkConfig, PodConfig, SandboxError, Vmm};
+use hull_sandbox::{GuestFiles, Limits, NetworkConfig, PodConfig, SandboxError};
 use hull_vm::MachineSize;
 use hull_vm::config::MAX_VCPUS;
 
@@ -59,9 +59,7 @@ impl PodRequest {
         Ok(PodConfig {
             namespace: self.namespace,
             hostname: hostname(self.hostname, &self.id),
-            vmm: match vm.vmm {
-                hull_config::Vmm::Qemu => Vmm::Qemu,
-            },
+            vmm: vm.vmm,
             acceleration: vm.acceleration,
             file_sharing: vm.file_sharing,
             size,

@@ -22,7 +22,7 @@ pub struct Capabilities {
 /// Runs virtual machines with one VMM.
 #[async_trait]
 pub trait Driver: Send + Sync + std::fmt::Debug {
-    /// The VMM's name, as in `--vmm`.
+    /// The VMM's name, as in [`Vmm`](crate::Vmm).
     fn name(&self) -> &'static str;
 
     /// What this driver can do.

@@ -21,5 +21,6 @@ pub use accel::{Acceleration, Accelerator};
 pub use config::{Boot, Device, MacAddress, MachineSize, VmConfig};
 pub use console::Console;
 pub use driver::{Capabilities, Driver, Exit, Vm, VmRecord};
+pub use drivers::Vmm;
 pub use error::VmError;
 pub use files::{FileSharing, FileTransport};

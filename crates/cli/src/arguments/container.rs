@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
-use hull_vm::Acceleration;
+use hull_vm::{Acceleration, Vmm};
 use oci_spec::runtime::PosixRlimit;
 
 use crate::spec::{CapabilityChoice, parse_capability};
@@ -160,9 +160,9 @@ pub(crate) struct MachineArgs {
     /// Largest number of processes and threads; -1 for no limit
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..=4_194_304))]
     pub(crate) pids_limit: Option<i64>,
-    /// Virtual machine monitor
-    #[arg(long, value_name = "VMM", default_value = "qemu", value_parser = ["qemu"])]
-    pub(crate) vmm: String,
+    /// Virtual machine monitor: qemu [default: the configuration's, qemu]
+    #[arg(long, value_name = "VMM")]
+    pub(crate) vmm: Option<Vmm>,
     /// How the guest's instructions run: auto, kvm or tcg [default: the configuration's, auto]
     #[arg(long, value_name = "HOW")]
     pub(crate) accel: Option<Acceleration>,

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_agent_api::agent;
-use hull_vm::drivers::qemu::Qemu;
-use hull_vm::{Accelerator, Boot, Device, Driver, FileTransport, MachineSize, VmConfig};
+use hull_vm::{Accelerator, Boot, Device, FileTransport, MachineSize, VmConfig};
 use tokio::sync::{Mutex, watch};
 
 use super::{Machine, Pod, follow, forward, record, size};
-use crate::config::{PodConfig, Vmm};
+use crate::config::PodConfig;
 use crate::error::SandboxError;
 use crate::guest::{Guest, ReadyListener, promptly};
 use crate::network::PendingNetwork;
@@ -22,13 +21,6 @@ use crate::share::{self, Share};
 const BOOT_DEADLINE_KVM: Duration = Duration::from_secs(60);
 /// The same where every instruction is translated.
 const BOOT_DEADLINE_TCG: Duration = Duration::from_secs(180);
-
-/// The driver of a VMM.
-pub(super) fn driver(vmm: Vmm) -> Result<Box<dyn Driver>, SandboxError> {
-    match vmm {
-        Vmm::Qemu => Ok(Box::new(Qemu::find()?)),
-    }
-}
 
 /// Where the VMM's sockets are, below the pod's state directory.
 pub(super) fn vm_dir(state_dir: &Path) -> std::path::PathBuf {
@@ -47,7 +39,7 @@ impl Pod {
     /// # Errors
     /// What could not be prepared or started, or how the guest failed to come up.
     pub async fn start(config: PodConfig, state_dir: &Path) -> Result<Arc<Self>, SandboxError> {
-        let driver = driver(config.vmm)?;
+        let driver = config.vmm.driver()?;
         let files = config.file_sharing.transport(driver.as_ref())?;
         let vm_dir = vm_dir(state_dir);
         share::create_dir(&vm_dir.join("vsock"))?;

@@ -153,7 +153,7 @@ impl Pod {
     pub async fn attach(config: PodConfig, state_dir: &Path) -> Result<Arc<Self>, SandboxError> {
         let record: PodRecord = json_file::read(state_dir.join(FILE))?;
         let machine = Machine {
-            vm: boot::driver(config.vmm)?.attach(&record.vm).await?,
+            vm: config.vmm.driver()?.attach(&record.vm).await?,
             share: Share::attach(state_dir, record.file_server)?,
             network: PodNetwork::attach(&record.network).await?,
         };

@@ -1,3 +1,54 @@
 //! One folder per VMM: `command_line` says how it is started, `machine` is the running VM.
 
 pub mod qemu;
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::driver::Driver;
+use crate::error::VmError;
+
+/// The VMMs that a person can choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Vmm {
+    /// QEMU's microvm machine.
+    #[default]
+    Qemu,
+}
+
+impl Vmm {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Qemu];
+
+    /// Its name, as in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+        }
+    }
+
+    /// Finds what it needs.
+    ///
+    /// # Errors
+    /// When something is not installed.
+    pub fn driver(self) -> Result<Box<dyn Driver>, VmError> {
+        match self {
+            Self::Qemu => Ok(Box::new(qemu::Qemu::find()?)),
+        }
+    }
+}
+
+impl FromStr for Vmm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|vmm| vmm.name() == text);
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|vmm| vmm.name()).collect();
+            format!("{text:?} is none of {}", names.join(", "))
+        })
+    }
+}
