@@ -8,7 +8,7 @@ use harness::namespaces::own_mounts;
 use harness::network::{HOST_V4, Network, fetch};
 use harness::traces::{pids_of, tree, wait_for_all, wait_for_end};
 use harness::user::User;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -80,6 +80,8 @@ fn a_volume_on_a_restricted_file_system_is_read_only_when_asked_for() {
         let said = user.run(&options, script).ok();
         assert_eq!(said.trim(), expected, "{access}");
     }
+    // Its directory could not be removed.
+    umount2(&volume, MntFlags::MNT_DETACH).expect("unmounted");
     user.assert_nothing_left();
 }
 
