@@ -82,7 +82,7 @@ async fn pods_and_the_host_reach_each_other() {
     let server = cri.run_pod("server").await;
     let client = cri.run_pod("client").await;
     assert_eq!(server.addresses.len(), 2, "{server:?}");
-    let script = "while :; do echo hello | nc -l -p 80; done";
+    let script = "exec nc -ll -p 80 -e echo hello";
     let serving = cri.run(&server, "serve", &["sh", "-c", script]).await;
     let asking = cri.run(&client, "ask", &["sleep", "1000"]).await;
     for address in &server.addresses {
