@@ -119,6 +119,9 @@ pub enum Device {
         mac: MacAddress,
         /// Largest packet, bytes.
         mtu: u32,
+        /// Whether the guest may leave checksums and segmentation to whoever receives its packets, and
+        /// they to it: a kernel does that work, a process that reads frames does not.
+        offload: bool,
     },
     /// A network interface whose frames go over a connected stream socket, each after its length
     /// (four bytes, big endian).

@@ -13,6 +13,8 @@ use crate::process::ProcessRecord;
 pub struct Capabilities {
     /// [`Device::Fs`](crate::Device::Fs).
     pub virtio_fs: bool,
+    /// [`Device::NetStream`](crate::Device::NetStream).
+    pub net_stream: bool,
     /// [`Vm::pause`] and [`Vm::resume`].
     pub pause: bool,
     /// Most [`VmConfig::devices`].

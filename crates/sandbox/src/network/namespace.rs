@@ -117,6 +117,7 @@ impl NamespaceNetwork {
             vhost: vhost_net(),
             mac: slot.device(),
             mtu: MTU,
+            offload: true,
         });
         let devices = devices.collect();
         let loopback = loopback.inspect_err(|error| {

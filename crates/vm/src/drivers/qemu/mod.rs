@@ -108,6 +108,7 @@ impl Driver for Qemu {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             virtio_fs: true,
+            net_stream: true,
             pause: true,
             devices: MOST_DEVICES,
         }
