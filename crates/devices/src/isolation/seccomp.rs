@@ -63,6 +63,9 @@ const VSOCK: &[libc::c_long] = &[
 
 /// What the relay between guest and passt calls, whatever the arguments: it opens nothing.
 const NET: &[libc::c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_ppoll,
     libc::SYS_shutdown,
     libc::SYS_recvfrom,
     libc::SYS_sendto,

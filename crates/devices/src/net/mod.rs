@@ -7,15 +7,18 @@
 //!
 //! - [`filter`]: which frames pass
 //! - [`relay`]: carries frames in both directions
+//! - [`side`]: the ends of the link, a stream socket or a packet socket
 
 pub mod filter;
 pub mod relay;
+pub mod side;
 
 use std::os::fd::OwnedFd;
 
 use crate::isolation::{self, seccomp};
 use crate::process;
 use filter::Link;
+use side::Side;
 
 /// Why the link ended.
 #[derive(Debug, thiserror::Error)]
@@ -31,16 +34,16 @@ pub enum Error {
     Relay(#[from] relay::Error),
 }
 
-/// Carries frames until one side closes its end.
+/// Carries frames until one side has gone.
 ///
 /// # Errors
 /// When the process cannot shut itself in, or a side breaks the framing.
-pub fn serve(link: Link, guest: OwnedFd, host: OwnedFd, sandboxed: bool) -> Result<(), Error> {
+pub fn serve(link: Link, guest: Side, host: OwnedFd, sandboxed: bool) -> Result<(), Error> {
     process::limit_resources(16)?;
     if sandboxed {
         isolation::unshare_namespaces()?;
         isolation::keep_capabilities(&[])?;
         seccomp::confine_net()?;
     }
-    Ok(relay::run(link, guest.into(), host.into())?)
+    Ok(relay::run(link, guest, host.into())?)
 }

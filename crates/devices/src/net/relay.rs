@@ -1,19 +1,11 @@
-//! Carries frames between two stream sockets. Each frame comes after its length: four bytes, big
-//! endian.
+//! Carries frames between the two ends of a link, whatever their kind.
 
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard};
 
 use super::filter::{Filter, Link};
-
-/// Bytes before a frame.
-const LENGTH: usize = 4;
-/// The longest frame, bytes: 64 KiB of packet and an Ethernet header with a VLAN tag.
-const MAX_FRAME: usize = 65535 + 18;
-/// Bytes that one read takes at most.
-const BUFFER: usize = 256 * 1024;
+use super::side::{LENGTH, MAX_FRAME, Next, Reader, Side, has_gone};
 
 /// Why the relay ended.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +36,14 @@ pub enum Error {
 const GUEST: &str = "the guest's VMM";
 const HOST: &str = "passt";
 
-/// Carries frames until one of the two closes its end, and then closes the other's.
+/// Carries frames until one of the two has gone, and then closes the other's end.
 ///
 /// Each direction has its own thread: either side may stop reading until it is read from.
 ///
 /// # Errors
 /// When a side breaks the framing or a socket fails.
-pub fn run(link: Link, guest: UnixStream, host: UnixStream) -> Result<(), Error> {
+pub fn run(link: Link, guest: Side, host: UnixStream) -> Result<(), Error> {
+    let host = Side::Stream(host);
     let filter = Mutex::new(Filter::new(link));
     std::thread::scope(|scope| {
         let outward = std::thread::Builder::new()
@@ -81,50 +74,41 @@ fn locked(filter: &Mutex<Filter>) -> MutexGuard<'_, Filter> {
 }
 
 /// Ends both directions.
-fn hang_up(guest: &UnixStream, host: &UnixStream) {
+fn hang_up(guest: &Side, host: &Side) {
     for side in [guest, host] {
-        // Fails only if that side is gone already.
-        let _ = side.shutdown(Shutdown::Both);
+        side.hang_up();
     }
 }
 
-/// Carries the frames that `passes` lets through, until `from` has closed or `to` has gone.
+/// Carries the frames that `passes` lets through, until one of the two has gone.
 fn carry(
-    (mut from, sender): (&UnixStream, &'static str),
-    (mut to, receiver): (&UnixStream, &'static str),
+    (from, sender): (&Side, &'static str),
+    (to, receiver): (&Side, &'static str),
     mut passes: impl FnMut(&[u8]) -> bool,
 ) -> Result<(), Error> {
-    let mut buffer = vec![0; BUFFER];
-    let mut filled = 0;
+    let mut reader = Reader::new(from, to);
     loop {
-        let read = match from.read(&mut buffer[filled..]) {
-            Ok(0) => return Ok(()),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        let message = match reader.next() {
+            Ok(Next::Message(message)) => message,
+            Ok(Next::TooLong(length)) => {
+                let side = sender;
+                return Err(Error::TooLong { side, length });
+            }
+            Ok(Next::End) => return Ok(()),
             Err(error) => return ended("read from", sender, error),
         };
-        filled += read;
-        let mut start = 0;
-        while let Some(message) = first_message(&buffer[start..filled], sender)? {
-            // One write for each: some versions of passt lose their place when a read ends within a
-            // frame's length, and a write's bytes stay together.
-            if passes(&message[LENGTH..])
-                && let Err(error) = to.write_all(message)
-            {
-                return ended("write to", receiver, error);
-            }
-            start += message.len();
+        if passes(&message[LENGTH..])
+            && let Err(error) = to.send(message)
+        {
+            return ended("write to", receiver, error);
         }
-        buffer.copy_within(start..filled, 0);
-        filled -= start;
     }
 }
 
-/// That a side has gone is how every pod ends.
 fn ended(action: &'static str, side: &'static str, source: io::Error) -> Result<(), Error> {
-    match source.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
-        _ => Err(Error::Socket {
+    match has_gone(&source) {
+        true => Ok(()),
+        false => Err(Error::Socket {
             action,
             side,
             source,
@@ -132,23 +116,22 @@ fn ended(action: &'static str, side: &'static str, source: io::Error) -> Result<
     }
 }
 
-/// The first frame with its length before it, if it is there as a whole.
-fn first_message<'a>(bytes: &'a [u8], side: &'static str) -> Result<Option<&'a [u8]>, Error> {
-    let Some(length) = bytes.first_chunk::<LENGTH>() else {
-        return Ok(None);
-    };
-    let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-    if length > MAX_FRAME {
-        return Err(Error::TooLong { side, length });
-    }
-    Ok(bytes.get(..LENGTH + length))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::Ipv4Addr;
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::net::UnixDatagram;
     use std::thread::{JoinHandle, spawn};
+
+    use nix::net::if_::if_nametoindex;
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+    };
+
+    const BUFFER: usize = 256 * 1024;
 
     const ADDRESSES: Link = Link {
         v4: Some((Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 1))),
@@ -158,7 +141,7 @@ mod tests {
     fn start() -> (UnixStream, UnixStream, JoinHandle<Result<(), Error>>) {
         let (guest, guest_side) = UnixStream::pair().unwrap();
         let (host, host_side) = UnixStream::pair().unwrap();
-        let relay = spawn(move || run(ADDRESSES, guest_side, host_side));
+        let relay = spawn(move || run(ADDRESSES, Side::Stream(guest_side), host_side));
         (guest, host, relay)
     }
 
@@ -223,5 +206,106 @@ mod tests {
         let error = relay.join().unwrap().unwrap_err();
         assert!(error.to_string().contains("4294967295"), "{error}");
         assert_eq!(host.read(&mut [0]).unwrap(), 0);
+    }
+
+    /// The guest's end of a relay of packets: a datagram socket in place of a packet socket, which is for root only.
+    fn start_packets() -> (UnixDatagram, UnixStream, JoinHandle<Result<(), Error>>) {
+        let (guest, guest_side) = UnixDatagram::pair().unwrap();
+        let (host, host_side) = UnixStream::pair().unwrap();
+        let guest_side = Side::Packets(guest_side.into());
+        let relay = spawn(move || run(ADDRESSES, guest_side, host_side));
+        (guest, host, relay)
+    }
+
+    #[test]
+    fn packets_pass_one_by_one_and_what_is_not_allowed_is_left_out() {
+        let (guest, mut host, relay) = start_packets();
+        let mut bad = arp(60);
+        bad[LENGTH + 12] = 0x81;
+        let short = vec![7; LENGTH + 13];
+        for message in [arp(60), bad, arp(MAX_FRAME + 1), short, arp(MAX_FRAME)] {
+            guest.send(&message[LENGTH..]).unwrap();
+        }
+        let outward = [arp(60), arp(MAX_FRAME)].concat();
+        assert_eq!(read(&mut host, outward.len()), outward);
+        host.write_all(&[arp(60), arp(MAX_FRAME)].concat()).unwrap();
+        for length in [60, MAX_FRAME] {
+            let mut frame = vec![0; BUFFER];
+            let received = guest.recv(&mut frame).unwrap();
+            assert_eq!(frame[..received], arp(length)[LENGTH..]);
+        }
+        drop(host);
+        relay.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_guest_that_reads_no_packets_loses_them_and_nothing_else() {
+        let (guest, mut host, relay) = start_packets();
+        for _ in 0..100 {
+            host.write_all(&arp(MAX_FRAME)).unwrap();
+        }
+        guest.send(&arp(42)[LENGTH..]).unwrap();
+        assert_eq!(read(&mut host, LENGTH + 42), arp(42));
+        drop(host);
+        relay.join().unwrap().unwrap();
+    }
+
+    fn ip(arguments: &str) {
+        let mut ip = std::process::Command::new("ip");
+        let status = ip.args(arguments.split(' ')).status().expect("ip runs");
+        assert!(status.success(), "ip {arguments}");
+    }
+
+    /// A packet socket that is bound to an interface of this thread's namespace.
+    fn packet_socket(interface: &str) -> OwnedFd {
+        let every_protocol = SockProtocol::EthAll;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, every_protocol).unwrap();
+        // SAFETY: sockaddr_ll is plain bytes, for which zero is valid.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+        address.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
+        address.sll_ifindex = if_nametoindex(interface).unwrap().cast_signed();
+        let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap();
+        let bound =
+            // SAFETY: the address is as long as it is said to be, and outlives the call.
+            unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+        assert_eq!(bound, 0);
+        socket
+    }
+
+    #[test]
+    fn an_interface_that_vanishes_is_the_guests_end() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("not run: it needs root");
+            return;
+        }
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        ip("link add one type veth peer name two");
+        ip("link set one up");
+        ip("link set two up");
+        let guest = packet_socket("two");
+        let (mut host, host_side) = UnixStream::pair().unwrap();
+        let guest_side = Side::Packets(packet_socket("one"));
+        let relay = spawn(move || run(ADDRESSES, guest_side, host_side));
+        let flags = MsgFlags::empty();
+        send(guest.as_raw_fd(), &arp(60)[LENGTH..], flags).unwrap();
+        assert_eq!(read(&mut host, LENGTH + 60), arp(60));
+        // Neither the one that is too long for the interface ends the relay, nor the one that is too short.
+        let short = vec![0, 0, 0, 3, 7, 7, 7];
+        let messages = [arp(2000), short, arp(61)].concat();
+        host.write_all(&messages).unwrap();
+        let mut frame = [0; 2048];
+        loop {
+            // The kernel says something at these interfaces, too.
+            let length = recv(guest.as_raw_fd(), &mut frame, flags).unwrap();
+            assert_ne!(length, 2000);
+            if frame[..length] == arp(61)[LENGTH..] {
+                break;
+            }
+        }
+        ip("link delete one");
+        assert_eq!(host.read(&mut [0]).unwrap(), 0);
+        relay.join().unwrap().unwrap();
     }
 }
