@@ -1,23 +1,23 @@
 //! The process between the VMM and passt: `hull-net`, which drops what the guest must not send.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use hull_vm::VmError;
 use hull_vm::process::{self, Process};
 use tokio::process::Command;
 
+use super::link::HostEnd;
 use super::{GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, NetworkError};
 
 pub(super) const PROGRAM: &str = "hull-net";
 
-/// Starts the filter between `guest`'s link and `passt`.
+/// Starts the filter between the `guest`'s link and `passt`.
 ///
 /// # Errors
 /// When it is missing or does not start.
 pub(super) fn start(
-    guest: UnixStream,
+    guest: HostEnd,
     passt: OwnedFd,
     ipv6: bool,
     run_dir: &Path,
@@ -26,9 +26,13 @@ pub(super) fn start(
         program: PROGRAM.to_owned(),
         advice: "it belongs beside hull's other programs: install Hull again",
     })?;
+    let (option, guest): (_, OwnedFd) = match guest {
+        HostEnd::Stream(socket) => ("--guest-fd", socket.into()),
+        HostEnd::Packets(socket) => ("--guest-packets-fd", socket),
+    };
     let mut command = Command::new(program);
     command
-        .arg("--guest-fd")
+        .arg(option)
         .arg(guest.as_raw_fd().to_string())
         .arg("--host-fd")
         .arg(passt.as_raw_fd().to_string())
@@ -40,5 +44,5 @@ pub(super) fn start(
             .args(["--gateway6", &GATEWAY_V6.to_string()]);
     }
     let log = run_dir.join("hull-net.log");
-    Ok(Process::spawn(command, vec![guest.into(), passt], &log)?)
+    Ok(Process::spawn(command, vec![guest, passt], &log)?)
 }

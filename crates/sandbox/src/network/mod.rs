@@ -1,10 +1,13 @@
 //! The pod's network, and what the guest gets of it.
 
 mod dns;
+mod enter;
 mod filter;
 mod host;
+mod link;
 mod namespace;
 mod passt;
+mod tap;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,10 +16,11 @@ use std::path::Path;
 
 use hull_agent_api::agent;
 use hull_vm::process::{Process, ProcessRecord};
-use hull_vm::{Device, MacAddress, VmError};
+use hull_vm::{Capabilities, Device, MacAddress, VmError};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{NetworkConfig, PublishedPort};
+use link::HostEnd;
 use namespace::{NamespaceNetwork, NamespaceRecord};
 use passt::Passt;
 
@@ -99,13 +103,40 @@ impl NetworkError {
     }
 }
 
+/// For `map_err` on netlink calls: `action` completes "cannot …".
+fn netlink(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
+    let action = action.into();
+    move |source| NetworkError::Netlink { action, source }
+}
+
+/// What a VMM can connect a guest with, when a process carries the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestLink {
+    /// [`Device::NetStream`].
+    Stream,
+    /// [`Device::Net`].
+    Tap,
+}
+
+impl From<Capabilities> for GuestLink {
+    fn from(vmm: Capabilities) -> Self {
+        match vmm.net_stream {
+            true => Self::Stream,
+            false => Self::Tap,
+        }
+    }
+}
+
 /// A network to be: the guest has its interfaces already, so that it can boot meanwhile.
 #[derive(Debug)]
-pub enum PendingNetwork {
+pub struct PendingNetwork(Pending);
+
+#[derive(Debug)]
+enum Pending {
     /// None, or one that is ready.
     Ready(PodNetwork),
     /// What leads out, and the other end of the guest's link.
-    Nat(Vec<PublishedPort>, UnixStream),
+    Nat(Vec<PublishedPort>, HostEnd),
 }
 
 /// The pod's network.
@@ -162,25 +193,21 @@ pub fn host_dns() -> Result<Dns, NetworkError> {
 
 impl PendingNetwork {
     /// Makes the guest's interfaces, which may lead nowhere yet, and their devices for the virtual
-    /// machine, which has `room` for so many.
+    /// machine, which has `room` for so many and can have this kind of `link`.
     ///
     /// # Errors
-    /// When there are no more descriptors, or the engine's namespace cannot be used.
+    /// When there are no more descriptors, there is no tap device to be had, or the engine's namespace cannot be used.
     pub async fn new(
         config: &NetworkConfig,
         room: usize,
+        link: GuestLink,
     ) -> Result<(Self, Vec<Device>), NetworkError> {
         match config {
-            NetworkConfig::None => Ok((Self::Ready(PodNetwork(Kind::None)), Vec::new())),
+            NetworkConfig::None => Ok((Self::ready(Kind::None), Vec::new())),
             NetworkConfig::Nat { publish } => {
-                let (vmm, link) =
-                    UnixStream::pair().map_err(NetworkError::host("make the guest's link"))?;
-                let device = Device::NetStream {
-                    socket: vmm.into(),
-                    mac: GUEST_MAC,
-                    mtu: MTU,
-                };
-                Ok((Self::Nat(publish.clone(), link), vec![device]))
+                let (device, host_end) = link::make(link).await?;
+                let pending = Pending::Nat(publish.clone(), host_end);
+                Ok((Self(pending), vec![device]))
             }
             NetworkConfig::Namespace {
                 path,
@@ -188,9 +215,13 @@ impl PendingNetwork {
             } => {
                 let spares = usize::try_from(*spare_interfaces).unwrap_or(usize::MAX);
                 let (network, devices) = NamespaceNetwork::adopt(path, spares, room).await?;
-                Ok((Self::Ready(PodNetwork(Kind::Namespace(network))), devices))
+                Ok((Self::ready(Kind::Namespace(network)), devices))
             }
         }
+    }
+
+    fn ready(kind: Kind) -> Self {
+        Self(Pending::Ready(PodNetwork(kind)))
     }
 
     /// Connects the interfaces with the host's network. Published ports are open when this returns.
@@ -199,9 +230,9 @@ impl PendingNetwork {
     /// # Errors
     /// When passt is missing, or cannot do what was asked of it (a published port is in use, say).
     pub async fn connect(self, run_dir: &Path) -> Result<PodNetwork, NetworkError> {
-        let (publish, link) = match self {
-            Self::Ready(network) => return Ok(network),
-            Self::Nat(publish, link) => (publish, link),
+        let (publish, link) = match self.0 {
+            Pending::Ready(network) => return Ok(network),
+            Pending::Nat(publish, link) => (publish, link),
         };
         let uplink = host::ipv6_uplink()?;
         let settings = NatSettings {
@@ -444,7 +475,8 @@ mod tests {
 
     #[tokio::test]
     async fn no_network_needs_no_helper() {
-        let (pending, devices) = PendingNetwork::new(&NetworkConfig::None, 1).await.unwrap();
+        let made = PendingNetwork::new(&NetworkConfig::None, 1, GuestLink::Tap).await;
+        let (pending, devices) = made.unwrap();
         assert!(devices.is_empty());
         let network = pending.connect(Path::new("/nonexistent")).await.unwrap();
         assert!(network.guest().interfaces.is_empty());

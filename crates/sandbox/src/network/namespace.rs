@@ -21,7 +21,6 @@ mod nat;
 mod redirect;
 mod scan;
 mod slots;
-mod tap;
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -32,11 +31,10 @@ use std::sync::{Arc, Mutex};
 
 use hull_agent_api::agent;
 use hull_vm::Device;
-use nix::sched::{CloneFlags, setns};
-use rtnetlink::Handle;
 use serde::{Deserialize, Serialize};
 
-use super::{MTU, NetworkError};
+use super::enter::{inside, within};
+use super::{MTU, NetworkError, netlink, tap};
 use changes::Changes;
 use slots::{Link, Slot, assign};
 
@@ -61,12 +59,6 @@ pub(super) struct NamespaceNetwork {
 pub(super) struct NamespaceRecord {
     path: PathBuf,
     slots: Vec<Slot>,
-}
-
-/// For `map_err` on netlink calls: `action` completes "cannot …".
-fn netlink(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
-    let action = action.into();
-    move |source| NetworkError::Netlink { action, source }
 }
 
 impl NamespaceNetwork {
@@ -276,51 +268,6 @@ fn vhost_net() -> Option<OwnedFd> {
         .write(true)
         .open("/dev/vhost-net");
     device.ok().map(OwnedFd::from)
-}
-
-/// Runs `task` on a thread in the namespace, with a netlink connection of that namespace.
-async fn inside<T, F>(
-    namespace: File,
-    task: impl FnOnce(Handle) -> F + Send + 'static,
-) -> Result<T, NetworkError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, NetworkError>>,
-{
-    let with_netlink = || async {
-        let (connection, handle, _) = rtnetlink::new_connection()
-            .map_err(NetworkError::host("talk to the kernel's network"))?;
-        tokio::spawn(connection);
-        task(handle).await
-    };
-    within(namespace, with_netlink).await
-}
-
-/// Runs `task` on a thread in the namespace. A thread that has entered one is of no use for anything else, so it ends
-/// with the task.
-async fn within<T, F>(
-    namespace: File,
-    task: impl FnOnce() -> F + Send + 'static,
-) -> Result<T, NetworkError>
-where
-    T: Send + 'static,
-    F: Future<Output = Result<T, NetworkError>>,
-{
-    let (answer, answered) = tokio::sync::oneshot::channel();
-    let run = move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET)
-            .map_err(|error| NetworkError::host("enter the network namespace")(error.into()))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(NetworkError::host("talk to the kernel's network"))?;
-        runtime.block_on(async { task().await })
-    };
-    std::thread::Builder::new()
-        .name("netns".to_owned())
-        .spawn(move || drop(answer.send(run())))
-        .map_err(NetworkError::host("start a thread"))?;
-    answered.await.expect("the thread answers")
 }
 
 /// Runs `ip` for a test, in this thread's namespace.

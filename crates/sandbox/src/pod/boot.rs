@@ -44,8 +44,10 @@ impl Pod {
         let vm_dir = vm_dir(state_dir);
         share::create_dir(&vm_dir.join("vsock"))?;
         let ready = ReadyListener::bind(&vsock(state_dir))?;
-        let room = driver.capabilities().devices - DEVICES;
-        let (network, interfaces) = PendingNetwork::new(&config.network, room).await?;
+        let vmm = driver.capabilities();
+        let room = vmm.devices - DEVICES;
+        let network = PendingNetwork::new(&config.network, room, vmm.into()).await?;
+        let (network, interfaces) = network;
         let share = Share::start(state_dir, &vm_dir, files, &vsock(state_dir))?;
         let vm_config = vm_config(&config, state_dir, files, interfaces);
         // The guest boots while its network is made.
