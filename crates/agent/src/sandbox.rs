@@ -1,7 +1,7 @@
 //! The pod: what its containers share, and the containers.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_agent_api::agent::{
@@ -417,10 +417,17 @@ async fn restrict(cgroup: Cgroup, resources: Resources) -> Result<(), AgentError
     }
 }
 
+/// Where the kernel shows what the firmware has told it, if there is firmware that knows of power.
+const ACPI_TABLES: &str = "/sys/firmware/acpi/tables";
+
 /// Ends a guest whose sandbox is shut down.
 pub(crate) fn restart_machine() {
-    // A restart ends the virtual machine: it is set up not to come up again.
-    let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
+    // Where nothing can be switched off, a restart ends the virtual machine: it is set up not to come up again.
+    let mode = match Path::new(ACPI_TABLES).exists() {
+        true => RebootMode::RB_POWER_OFF,
+        false => RebootMode::RB_AUTOBOOT,
+    };
+    let Err(errno) = reboot(mode);
     log::error!("cannot end the guest: {errno}");
 }
 

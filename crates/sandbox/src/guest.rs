@@ -182,7 +182,7 @@ pub fn whenever() -> Context {
 /// Connects to a vsock port of the guest through the hybrid socket (Firecracker's docs/vsock.md).
 async fn dial(vsock: &Path, port: u32) -> Result<UnixStream, GuestError> {
     let failed = || GuestError::socket(format!("connect to vsock port {port} of the guest"));
-    let mut stream = UnixStream::connect(vsock).await.map_err(failed())?;
+    let mut stream = hull_vm::socket::connect(vsock).await.map_err(failed())?;
     // One write: some VMMs take a partial line for a broken one.
     let request = format!("CONNECT {port}\n");
     stream

@@ -81,6 +81,20 @@ impl Acceleration {
             }),
         }
     }
+
+    /// The same for `driver`, whose VMM has no translator.
+    ///
+    /// # Errors
+    /// When the translator is asked for, or KVM cannot run a guest.
+    pub(crate) fn hardware(self, driver: &'static str) -> Result<Accelerator, VmError> {
+        match self {
+            Self::Tcg => Err(VmError::Unsupported {
+                driver,
+                what: "run a guest without KVM",
+            }),
+            Self::Kvm | Self::Auto => Self::Kvm.resolve(),
+        }
+    }
 }
 
 /// Why KVM cannot run a guest here, as one line; nothing when it can. Probes once in a process.
@@ -236,6 +250,16 @@ mod tests {
     fn acceleration_is_parsed_strictly() {
         assert_eq!("kvm".parse(), Ok(Acceleration::Kvm));
         assert!("KVM!".parse::<Acceleration>().is_err());
+    }
+
+    #[test]
+    fn a_vmm_without_a_translator_needs_kvm() {
+        assert!(matches!(
+            Acceleration::Tcg.hardware("it"),
+            Err(VmError::Unsupported { driver: "it", .. })
+        ));
+        let works = kvm_problem().is_none();
+        assert_eq!(Acceleration::Auto.hardware("it").is_ok(), works);
     }
 
     #[test]

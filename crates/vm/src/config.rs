@@ -32,6 +32,8 @@ pub struct VmConfig {
     pub vsock: PathBuf,
     /// Further devices, in the order in which the guest sees them.
     pub devices: Vec<Device>,
+    /// The network namespace that the VMM is in, where it may look at its taps. Without one it is alone in a new one.
+    pub network_namespace: Option<OwnedFd>,
 }
 
 /// How large a machine is.
@@ -195,6 +197,24 @@ impl VmConfig {
         self.size.validate()?;
         self.max.validate()?;
         self.boot.validate()
+    }
+}
+
+/// What every guest's kernel is told: it says little, does not stay when it panics, trusts the CPU's random numbers
+/// and does not test its ciphers.
+const KERNEL_ARGUMENTS: &str = "quiet panic=-1 random.trust_cpu=on cryptomgr.notests";
+
+impl VmConfig {
+    /// The kernel's command line: `own` of the driver's, what all have, and what the configuration says. Beyond
+    /// `limit_mib` of addresses the guest uses no memory at first.
+    pub(crate) fn kernel_command_line(&self, own: &str, limit_mib: Option<u32>) -> String {
+        let mut words = vec![own.to_owned(), KERNEL_ARGUMENTS.to_owned()];
+        if self.max.vcpus > self.size.vcpus {
+            words.push(format!("maxcpus={}", self.size.vcpus));
+        }
+        words.extend(limit_mib.map(|limit| format!("mem={limit}M")));
+        words.extend(self.boot.arguments.iter().cloned());
+        words.join(" ")
     }
 }
 

@@ -1,16 +1,19 @@
 //! What a process that faces the guest is not given.
 //!
 //! The VMM parses what the guest sends. Should the guest break it, it finds a process that owns no
-//! files, sees no network and can gain no privilege: everything that it needs is handed over as open
+//! files but those that it was given, sees no network and can gain no privilege: what it needs is handed over as open
 //! descriptors.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use tokio::process::Command;
 
 use crate::accel::Accelerator;
+use crate::error::VmError;
 
 /// First of the user ids that virtual machines run as: above what systems and user namespaces give
 /// out. The starting process's id is added, so no two live machines share one.
@@ -18,7 +21,7 @@ const FIRST_UID: u32 = 0x7000_0000;
 
 /// Who a VMM runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Identity {
+pub(crate) enum Identity {
     /// A user and group of its own, and this further group to open `/dev/kvm`.
     Own { id: u32, kvm_group: Option<u32> },
     /// The caller's user without any capability.
@@ -26,7 +29,8 @@ enum Identity {
 }
 
 impl Identity {
-    fn choose(accelerator: Accelerator) -> Self {
+    /// The one for a VMM that this process starts.
+    pub(crate) fn choose(accelerator: Accelerator) -> Self {
         if !nix::unistd::geteuid().is_root() || in_user_namespace() {
             return Self::Bare;
         }
@@ -57,6 +61,17 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Gives a file of ours to the VMM, which opens, connects to or writes it by itself.
+    pub(crate) fn give(self, path: &Path) -> Result<(), VmError> {
+        match self {
+            Self::Own { id, .. } => std::os::unix::fs::lchown(path, Some(id), Some(id))
+                .map_err(VmError::host(format!("give {} to the VMM", path.display()))),
+            Self::Bare => Ok(()),
+        }
+    }
+}
+
 enum KvmAccess {
     Anyone,
     Group(u32),
@@ -81,10 +96,9 @@ fn in_user_namespace() -> bool {
     map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
-/// Confines what `command` starts: a network and IPC namespace of its own, an identity of its own or
-/// no capabilities, and no way to gain privileges.
-pub(crate) fn confine(command: &mut Command, accelerator: Accelerator) {
-    let identity = Identity::choose(accelerator);
+/// Confines what `command` starts: a network namespace that nothing else is in, or this one, an IPC namespace of its own,
+/// an identity of its own or no capabilities, and no way to gain privileges.
+pub(crate) fn confine(command: &mut Command, identity: Identity, network: Option<OwnedFd>) {
     let groups: Vec<libc::gid_t> = match identity {
         Identity::Own { kvm_group, .. } => kvm_group.into_iter().collect(),
         Identity::Bare => Vec::new(),
@@ -92,7 +106,11 @@ pub(crate) fn confine(command: &mut Command, accelerator: Accelerator) {
     // SAFETY: between fork and exec only system calls are made, on memory that is there already.
     unsafe {
         command.pre_exec(move || {
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)?;
+            match &network {
+                Some(namespace) => setns(namespace, CloneFlags::CLONE_NEWNET)?,
+                None => unshare(CloneFlags::CLONE_NEWNET)?,
+            }
+            unshare(CloneFlags::CLONE_NEWIPC)?;
             match identity {
                 Identity::Own { id, .. } => become_user(id, &groups)?,
                 Identity::Bare => drop_capabilities()?,
@@ -158,7 +176,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{{ {script}; }} >&2"));
-        confine(&mut command, Accelerator::Tcg);
+        confine(&mut command, Identity::choose(Accelerator::Tcg), None);
         let process = Process::spawn(command, vec![], &dir.path().join("log")).unwrap();
         process.wait().await;
         Some(process.log_tail())

@@ -9,8 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::error::VmError;
 
@@ -39,7 +38,10 @@ impl Console {
     ///
     /// # Errors
     /// When the log cannot be opened.
-    pub async fn follow(stream: UnixStream, log: &Path) -> Result<Self, VmError> {
+    pub async fn follow<S>(stream: S, log: &Path) -> Result<Self, VmError>
+    where
+        S: AsyncRead + Unpin + Send + 'static,
+    {
         let file = File::options().create(true).append(true).open(log).await;
         let file = file.map_err(VmError::host(format!("open {}", log.display())))?;
         let tail = Arc::new(Mutex::new(Tail::default()));
@@ -67,7 +69,7 @@ impl Console {
 }
 
 async fn read(
-    mut stream: UnixStream,
+    mut stream: impl AsyncRead + Unpin,
     mut log: File,
     tail: Arc<Mutex<Tail>>,
     end: tokio::sync::watch::Sender<bool>,
@@ -129,6 +131,8 @@ fn printable(line: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::*;
 
     async fn console_of(bytes: &[u8]) -> (Vec<String>, Vec<u8>) {

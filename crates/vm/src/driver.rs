@@ -1,5 +1,7 @@
 //! What every VMM driver offers.
 
+use std::fmt;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,21 @@ pub struct Capabilities {
     pub pause: bool,
     /// Most [`VmConfig::devices`].
     pub devices: usize,
+}
+
+impl fmt::Display for Capabilities {
+    /// For people: "virtio-fs, pause, 7 devices".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = [
+            (self.virtio_fs, "virtio-fs"),
+            (self.net_stream, "frames over a socket"),
+            (self.pause, "pause"),
+        ];
+        for (_, name) in named.iter().filter(|(has, _)| *has) {
+            write!(f, "{name}, ")?;
+        }
+        write!(f, "{} devices", self.devices)
+    }
 }
 
 /// Runs virtual machines with one VMM.

@@ -24,6 +24,14 @@ pub enum VmError {
         /// What a person can do about it.
         advice: &'static str,
     },
+    /// The variable that names the VMM's program names nothing.
+    #[error("{variable} names {}, which is no file: correct it or unset it", path.display())]
+    ProgramVariable {
+        /// The variable.
+        variable: &'static str,
+        /// What it names.
+        path: PathBuf,
+    },
     /// Guest memory out of range.
     #[error(
         "a guest needs {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB of memory, not {asked_mib} MiB"
@@ -52,8 +60,8 @@ pub enum VmError {
         /// The file.
         path: PathBuf,
     },
-    /// KVM was asked for by name and does not work here.
-    #[error("KVM was asked for and cannot run a guest here: {reason}")]
+    /// KVM was asked for by name, or the VMM has nothing else, and it does not work here.
+    #[error("KVM is needed and cannot run a guest here: {reason}")]
     KvmUnusable {
         /// What the probe found.
         reason: String,

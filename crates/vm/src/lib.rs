@@ -15,7 +15,11 @@ pub mod driver;
 pub mod drivers;
 pub mod error;
 mod files;
+mod http;
+mod memory;
 pub mod process;
+mod program;
+pub mod socket;
 
 pub use accel::{Acceleration, Accelerator};
 pub use config::{Boot, Device, MacAddress, MachineSize, VmConfig};
@@ -24,3 +28,4 @@ pub use driver::{Capabilities, Driver, Exit, Vm, VmRecord};
 pub use drivers::Vmm;
 pub use error::VmError;
 pub use files::{FileSharing, FileTransport};
+pub use program::Program;

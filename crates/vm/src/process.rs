@@ -64,6 +64,11 @@ impl ProcessRecord {
     }
 }
 
+/// Where a helper's standard error goes.
+pub(crate) fn log_of(run_dir: &Path, program: &str) -> PathBuf {
+    run_dir.join(format!("{program}.log"))
+}
+
 /// Where programs are when nobody says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -286,6 +291,16 @@ pub fn listen(path: &Path) -> Result<OwnedFd, VmError> {
     }
     let listener = std::os::unix::net::UnixListener::bind(path).map_err(cannot())?;
     Ok(listener.into())
+}
+
+/// Opens a file for reading, to be handed over.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn open_file(path: &Path) -> Result<OwnedFd, VmError> {
+    let file = File::open(path);
+    let file = file.map_err(VmError::host(format!("open {}", path.display())))?;
+    Ok(file.into())
 }
 
 impl Drop for Process {

@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::Command;
 
 use hull_sandbox::GuestFiles;
 use hull_sandbox::mount::{self, MountSpec};
+use hull_vm::Vmm;
 use hull_vm::process::find_program;
 use nix::unistd::{Uid, geteuid};
 use serde::Serialize;
@@ -30,6 +30,8 @@ enum Status {
     Limited,
     /// Hull does not work without it.
     Missing,
+    /// Not there, and needed only by who asks for it.
+    Absent,
 }
 
 /// One thing that was looked at.
@@ -68,10 +70,19 @@ fn missing(name: &'static str, detail: impl Into<String>, advice: &'static str) 
     }
 }
 
+fn absent(name: &'static str, detail: impl Into<String>, advice: &'static str) -> Finding {
+    Finding {
+        status: Status::Absent,
+        ..limited(name, detail, advice)
+    }
+}
+
 /// `hull check`.
 pub(crate) fn check(context: &Context, args: &CheckArgs) -> Result<u8, CommandError> {
     let user = geteuid();
-    let mut findings = vec![kvm(), qemu(), guest(), programs(), passt(), vhost(), tap()];
+    let mut findings = vec![kvm()];
+    findings.extend(Vmm::ALL.iter().copied().map(vmm));
+    findings.extend([guest(), programs(), passt(), vhost(), tap()]);
     // In this order: the overlay is tried in the user namespace.
     findings.push(user_namespace(context, user));
     findings.push(overlay(context));
@@ -93,6 +104,7 @@ fn report(findings: &[Finding]) -> String {
             Status::Ok => "ok",
             Status::Limited => "limited",
             Status::Missing => "MISSING",
+            Status::Absent => "absent",
         };
         writeln!(text, "{mark:8} {:16} {}", finding.name, finding.detail)
             .expect("a String takes everything");
@@ -137,38 +149,38 @@ fn tap() -> Finding {
         Err(error) => limited(
             NAME,
             format!(
-                "/dev/net/tun: {error}; `hull run` does not need it, pods of containerd and Kubernetes have no network"
+                "/dev/net/tun: {error}; `hull run` with QEMU does not need it, other VMMs and pods of containerd and \
+                 Kubernetes have no network"
             ),
             "`sudo modprobe tun`",
         ),
     }
 }
 
-fn qemu() -> Finding {
-    const NAME: &str = "QEMU";
-    const PROGRAM: &str = "qemu-system-x86_64";
-    let chosen = std::env::var_os("HULL_QEMU").map(Into::into);
-    let Some(program) = chosen.or_else(|| find_program(PROGRAM)) else {
-        return missing(
-            NAME,
-            format!("no {PROGRAM} in PATH"),
-            "install it: `sudo apt-get install qemu-system-x86`",
-        );
+/// A VMM, and what its driver can do.
+fn vmm(vmm: Vmm) -> Finding {
+    let name = vmm.name();
+    let program = vmm.program();
+    let path = match program.find() {
+        Ok(path) => path,
+        Err(error) if vmm == Vmm::default() => return missing(name, chain(&error), program.advice),
+        Err(error) => return absent(name, chain(&error), program.advice),
     };
-    let output = Command::new(&program).arg("--version").output();
-    let version = output.ok().filter(|output| output.status.success());
-    match version
-        .as_ref()
-        .and_then(|output| output.stdout.split(|byte| *byte == b'\n').next())
-    {
-        Some(line) => ok(
-            NAME,
-            format!("{} ({})", String::from_utf8_lossy(line), program.display()),
+    let found = program.version(&path).and_then(|version| {
+        let can = vmm.driver()?.capabilities();
+        Ok(format!("{version} ({}): {can}", path.display()))
+    });
+    match found {
+        Ok(found) => ok(name, found),
+        Err(error) if vmm == Vmm::default() => missing(
+            name,
+            chain(&error),
+            "install it again, or correct its variable",
         ),
-        None => missing(
-            NAME,
-            format!("{} does not run", program.display()),
-            "install it again, or correct the variable HULL_QEMU",
+        Err(error) => limited(
+            name,
+            chain(&error),
+            "install it again, or correct its variable",
         ),
     }
 }

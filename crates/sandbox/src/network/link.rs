@@ -1,10 +1,11 @@
 //! The link of a network of kind `nat`: one end is a device for the VMM, the other is for the filter.
 //!
 //! Where the VMM knows no stream, its end is a tap device, and the filter's a packet socket at the same interface. Both
-//! are alone in a network namespace that has no name and no process. Each of the two descriptors holds that namespace,
-//! and nothing else does: the interface vanishes when the VMM has closed the tap, of which the packet socket tells,
-//! and the namespace with the last of both. So there is nothing to take away, whoever is killed.
+//! are alone in a network namespace without a name, in which there is no process but the VMM. The two descriptors and the
+//! VMM hold that namespace, and nothing else does: the interface vanishes when the VMM has closed the tap, of which the
+//! packet socket tells, and the namespace with the last that holds it. So there is nothing to take away, whoever is killed.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -29,11 +30,20 @@ pub(super) enum HostEnd {
     Packets(OwnedFd),
 }
 
+/// A link, and what the VMM gets of it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) device: Device,
+    /// Where the device is, for [`VmConfig::network_namespace`](hull_vm::VmConfig::network_namespace).
+    pub(super) namespace: Option<OwnedFd>,
+    pub(super) host_end: HostEnd,
+}
+
 /// Makes a link of this kind. It holds what the guest sends until somebody reads it.
 ///
 /// # Errors
 /// When there are no more descriptors, or no tap device or network namespace is to be had.
-pub(super) async fn make(kind: GuestLink) -> Result<(Device, HostEnd), NetworkError> {
+pub(super) async fn make(kind: GuestLink) -> Result<Link, NetworkError> {
     match kind {
         GuestLink::Stream => {
             let pair = UnixStream::pair();
@@ -43,10 +53,18 @@ pub(super) async fn make(kind: GuestLink) -> Result<(Device, HostEnd), NetworkEr
                 mac: GUEST_MAC,
                 mtu: MTU,
             };
-            Ok((device, HostEnd::Stream(host)))
+            Ok(Link {
+                device,
+                namespace: None,
+                host_end: HostEnd::Stream(host),
+            })
         }
         GuestLink::Tap => {
-            let (tap, packets) = inside_a_new_one(make_tap).await?;
+            let Made {
+                tap,
+                packets,
+                namespace,
+            } = inside_a_new_one(make_tap).await?;
             let device = Device::Net {
                 tap,
                 vhost: None,
@@ -54,13 +72,23 @@ pub(super) async fn make(kind: GuestLink) -> Result<(Device, HostEnd), NetworkEr
                 mtu: MTU,
                 offload: false,
             };
-            Ok((device, HostEnd::Packets(packets)))
+            Ok(Link {
+                device,
+                namespace: Some(namespace),
+                host_end: HostEnd::Packets(packets),
+            })
         }
     }
 }
 
+struct Made {
+    tap: OwnedFd,
+    packets: OwnedFd,
+    namespace: OwnedFd,
+}
+
 /// A tap device in this thread's namespace, and a packet socket at it.
-async fn make_tap(handle: Handle) -> Result<(OwnedFd, OwnedFd), NetworkError> {
+async fn make_tap(handle: Handle) -> Result<Made, NetworkError> {
     let (index, tap) = tap::create()?;
     tap::silence(&handle, index).await;
     let up = tap::bring_up(&handle, index).await;
@@ -69,7 +97,13 @@ async fn make_tap(handle: Handle) -> Result<(OwnedFd, OwnedFd), NetworkError> {
     let packets = packets.map_err(NetworkError::host(
         "open a packet socket at the guest's tap",
     ))?;
-    Ok((tap, packets))
+    let namespace = File::open("/proc/thread-self/ns/net");
+    let namespace = namespace.map_err(NetworkError::host("open a network namespace"))?;
+    Ok(Made {
+        tap,
+        packets,
+        namespace: namespace.into(),
+    })
 }
 
 /// A socket that gets what comes in at an interface which is up, and not what goes out there.
@@ -126,7 +160,6 @@ fn check(result: libc::c_int) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::io::{Read, Write};
     use std::path::Path;
 
@@ -144,7 +177,8 @@ mod tests {
             eprintln!("not run: it needs root and tap devices");
             return;
         }
-        let (device, HostEnd::Packets(packets)) = make(GuestLink::Tap).await.unwrap() else {
+        let link = make(GuestLink::Tap).await.unwrap();
+        let (device, HostEnd::Packets(packets)) = (link.device, link.host_end) else {
             panic!("a link of packets was asked for");
         };
         let Device::Net { tap, offload, .. } = device else {

@@ -11,6 +11,7 @@ mod tap;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -127,6 +128,15 @@ impl From<Capabilities> for GuestLink {
     }
 }
 
+/// A guest's interfaces, as a [`VmConfig`](hull_vm::VmConfig) has them.
+#[derive(Debug, Default)]
+pub struct Interfaces {
+    /// One for each.
+    pub devices: Vec<Device>,
+    /// The namespace for the VMM.
+    pub namespace: Option<OwnedFd>,
+}
+
 /// A network to be: the guest has its interfaces already, so that it can boot meanwhile.
 #[derive(Debug)]
 pub struct PendingNetwork(Pending);
@@ -201,13 +211,17 @@ impl PendingNetwork {
         config: &NetworkConfig,
         room: usize,
         link: GuestLink,
-    ) -> Result<(Self, Vec<Device>), NetworkError> {
+    ) -> Result<(Self, Interfaces), NetworkError> {
         match config {
-            NetworkConfig::None => Ok((Self::ready(Kind::None), Vec::new())),
+            NetworkConfig::None => Ok((Self::ready(Kind::None), Interfaces::default())),
             NetworkConfig::Nat { publish } => {
-                let (device, host_end) = link::make(link).await?;
-                let pending = Pending::Nat(publish.clone(), host_end);
-                Ok((Self(pending), vec![device]))
+                let link = link::make(link).await?;
+                let pending = Pending::Nat(publish.clone(), link.host_end);
+                let interfaces = Interfaces {
+                    devices: vec![link.device],
+                    namespace: link.namespace,
+                };
+                Ok((Self(pending), interfaces))
             }
             NetworkConfig::Namespace {
                 path,
@@ -215,7 +229,12 @@ impl PendingNetwork {
             } => {
                 let spares = usize::try_from(*spare_interfaces).unwrap_or(usize::MAX);
                 let (network, devices) = NamespaceNetwork::adopt(path, spares, room).await?;
-                Ok((Self::ready(Kind::Namespace(network)), devices))
+                let interfaces = Interfaces {
+                    devices,
+                    // The VMM has no business in the engine's.
+                    namespace: None,
+                };
+                Ok((Self::ready(Kind::Namespace(network)), interfaces))
             }
         }
     }
@@ -476,8 +495,8 @@ mod tests {
     #[tokio::test]
     async fn no_network_needs_no_helper() {
         let made = PendingNetwork::new(&NetworkConfig::None, 1, GuestLink::Tap).await;
-        let (pending, devices) = made.unwrap();
-        assert!(devices.is_empty());
+        let (pending, interfaces) = made.unwrap();
+        assert!(interfaces.devices.is_empty());
         let network = pending.connect(Path::new("/nonexistent")).await.unwrap();
         assert!(network.guest().interfaces.is_empty());
         assert!(network.sysctls().is_empty());

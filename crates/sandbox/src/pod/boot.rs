@@ -13,7 +13,7 @@ use super::{Machine, Pod, follow, forward, record, size};
 use crate::config::PodConfig;
 use crate::error::SandboxError;
 use crate::guest::{Guest, ReadyListener, promptly};
-use crate::network::PendingNetwork;
+use crate::network::{Interfaces, PendingNetwork};
 use crate::process::{now_ns, random_bytes};
 use crate::share::{self, Share};
 
@@ -129,7 +129,7 @@ fn vm_config(
     config: &PodConfig,
     state_dir: &Path,
     files: FileTransport,
-    interfaces: Vec<Device>,
+    interfaces: Interfaces,
 ) -> VmConfig {
     let vm_dir = vm_dir(state_dir);
     let share = (files == FileTransport::VirtioFs).then(|| Device::Fs {
@@ -137,7 +137,7 @@ fn vm_config(
         socket: Share::socket(&vm_dir),
     });
     let own = share.into_iter().chain([Device::Rng, Device::Balloon]);
-    let devices = own.chain(interfaces).collect();
+    let devices = own.chain(interfaces.devices).collect();
     VmConfig {
         id: config.id.clone(),
         boot: Boot {
@@ -150,6 +150,7 @@ fn vm_config(
         acceleration: config.acceleration,
         vsock: vsock(state_dir),
         devices,
+        network_namespace: interfaces.namespace,
         run_dir: vm_dir,
     }
 }

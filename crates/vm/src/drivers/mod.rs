@@ -1,5 +1,6 @@
 //! One folder per VMM: `command_line` says how it is started, `machine` is the running VM.
 
+pub mod cloud_hypervisor;
 pub mod qemu;
 
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::driver::Driver;
 use crate::error::VmError;
+use crate::program::Program;
 
 /// The VMMs that a person can choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -16,17 +18,20 @@ pub enum Vmm {
     /// QEMU's microvm machine.
     #[default]
     Qemu,
+    /// Cloud Hypervisor.
+    CloudHypervisor,
 }
 
 impl Vmm {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Qemu];
+    pub const ALL: &[Self] = &[Self::Qemu, Self::CloudHypervisor];
 
     /// Its name, as in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",
+            Self::CloudHypervisor => "cloud-hypervisor",
         }
     }
 
@@ -37,6 +42,16 @@ impl Vmm {
     pub fn driver(self) -> Result<Box<dyn Driver>, VmError> {
         match self {
             Self::Qemu => Ok(Box::new(qemu::Qemu::find()?)),
+            Self::CloudHypervisor => Ok(Box::new(cloud_hypervisor::CloudHypervisor::find()?)),
+        }
+    }
+
+    /// Its program.
+    #[must_use]
+    pub fn program(self) -> &'static Program {
+        match self {
+            Self::Qemu => &qemu::PROGRAM,
+            Self::CloudHypervisor => &cloud_hypervisor::PROGRAM,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! QEMU's command line, from a [`VmConfig`].
 
 use std::fmt::Write;
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,9 +8,10 @@ use std::path::{Path, PathBuf};
 use crate::accel::Accelerator;
 use crate::config::{Device, VmConfig};
 use crate::error::VmError;
+use crate::memory::Memory;
+use crate::process;
 
 use super::clock;
-use super::memory::Memory;
 
 /// What QEMU keeps of translated instructions, MiB. Its own choice is a GiB: a guest that runs many programs fills
 /// it, and is killed for it where the host limits what a pod uses. 188 programs in turn took
@@ -72,14 +72,9 @@ impl Handed {
         qmp_listener: OwnedFd,
         console_listener: OwnedFd,
     ) -> Result<Self, VmError> {
-        let open = |path: &Path| {
-            let file = File::open(path);
-            let file = file.map_err(VmError::host(format!("open {}", path.display())))?;
-            Ok::<OwnedFd, VmError>(file.into())
-        };
         Ok(Self {
-            kernel: open(&config.boot.kernel)?,
-            initramfs: open(&config.boot.initramfs)?,
+            kernel: process::open_file(&config.boot.kernel)?,
+            initramfs: process::open_file(&config.boot.initramfs)?,
             memory,
             vsock: connect(&sockets.vsock_vhost)?,
             qmp_listener,
@@ -266,35 +261,26 @@ impl CommandLine {
 
 fn kernel_command_line(config: &VmConfig, memory: Memory, accelerator: Accelerator) -> String {
     // reboot=t: a triple fault ends the VMM (-no-reboot), as there is no ACPI to power off with.
-    let mut line = "console=ttyS0 8250.nr_uarts=1 acpi=off pci=off quiet panic=-1 reboot=t i8042.noaux i8042.nokbd \
-                    random.trust_cpu=on cryptomgr.notests"
+    let mut own = "console=ttyS0 8250.nr_uarts=1 acpi=off pci=off reboot=t i8042.noaux i8042.nokbd"
         .to_owned();
     if accelerator == Accelerator::Tcg {
         // The counter is the host's. Left to compare it with its timer, whose ticks are late when the
         // host is busy, the guest would believe the timer: its time would run slow and coarse.
         let khz = clock::tsc_khz();
-        write!(line, " tsc_early_khz={khz} tsc=reliable no_timer_check")
+        write!(own, " tsc_early_khz={khz} tsc=reliable no_timer_check")
             .expect("a string takes any text");
         // The APIC's timer counts nanoseconds. And what costs time at boot and brings nothing here: with
         // one CPU, replacing code that has been translated already.
-        line.push_str(" lapic_timer_khz=1000000 noreplace-smp");
+        own.push_str(" lapic_timer_khz=1000000 noreplace-smp");
     }
-    if config.max.vcpus > config.size.vcpus {
-        let vcpus = config.size.vcpus;
-        write!(line, " maxcpus={vcpus}").expect("a string takes any text");
-    }
-    if let Some(limit) = memory.limit_mib {
-        write!(line, " mem={limit}M").expect("a string takes any text");
-    }
-    for argument in &config.boot.arguments {
-        line.push(' ');
-        line.push_str(argument);
-    }
-    line
+    config.kernel_command_line(&own, memory.limit_mib)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use super::super::LAYOUT;
     use super::*;
     use crate::accel::Acceleration;
     use crate::config::{Boot, MacAddress, MachineSize};
@@ -322,6 +308,7 @@ mod tests {
             acceleration: Acceleration::Auto,
             vsock: "/run/x/vsock.sock".into(),
             devices,
+            network_namespace: None,
         };
         let fd = || OwnedFd::from(File::open("/dev/null").unwrap());
         let handed = Handed {
@@ -332,7 +319,7 @@ mod tests {
             qmp_listener: fd(),
             console_listener: fd(),
         };
-        let memory = Memory::new(config.size, config.max);
+        let memory = Memory::new(config.size, config.max, LAYOUT);
         CommandLine::new(config, memory, accelerator, handed)
             .unwrap()
             .arguments

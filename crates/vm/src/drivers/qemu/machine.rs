@@ -1,7 +1,5 @@
 //! A QEMU process that runs.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -10,16 +8,15 @@ use qapi::qmp::{self, ShutdownCause};
 use tokio::net::UnixStream;
 
 use crate::accel::Accelerator;
-use crate::config::MachineSize;
 use crate::console::Console;
 use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
+use crate::memory::Booting;
 use crate::process::{Process, describe_status};
 
 use super::command_line::Sockets;
-use super::memory::Memory;
 use super::qmp::Qmp;
-use super::{PROGRAM, VSOCK_PROGRAM};
+use super::{NAME, PROGRAM, VSOCK_PROGRAM};
 
 /// What belongs to a machine besides its processes.
 #[derive(Debug)]
@@ -29,27 +26,6 @@ pub(super) struct Parts {
     pub(super) connections: Connections,
     /// Of a machine that this process has started.
     pub(super) booting: Mutex<Option<Booting>>,
-}
-
-/// The memory of a machine whose guest is to come up.
-#[derive(Debug)]
-pub(super) struct Booting {
-    size: MachineSize,
-    memory: Memory,
-    file: File,
-}
-
-impl Booting {
-    pub(super) fn new(size: MachineSize, memory: Memory) -> Result<Self, VmError> {
-        let file = memory.file()?;
-        Ok(Self { size, memory, file })
-    }
-
-    pub(super) fn for_vmm(&self) -> Result<OwnedFd, VmError> {
-        let file = self.file.try_clone();
-        let file = file.map_err(VmError::host("hand the guest's memory over"))?;
-        Ok(file.into())
-    }
 }
 
 /// Our ends of QEMU's sockets.
@@ -89,13 +65,13 @@ impl Machine {
     }
 
     pub(super) async fn attach(record: &VmRecord) -> Result<Self, VmError> {
-        let vmm = Process::attach(record.vmm, PROGRAM)?;
+        let vmm = Process::attach(record.vmm, PROGRAM.name)?;
         let vsock = record
             .helpers
             .first()
             .copied()
             .ok_or(VmError::Unsupported {
-                driver: "qemu",
+                driver: NAME,
                 what: "take over a machine without a vsock back end",
             })?;
         Ok(Self {
@@ -143,7 +119,7 @@ impl Machine {
 impl Vm for Machine {
     fn record(&self) -> VmRecord {
         VmRecord {
-            driver: "qemu".to_owned(),
+            driver: NAME.to_owned(),
             run_dir: self.parts.run_dir.clone(),
             accelerator: self.parts.accelerator,
             vmm: self.vmm.record(),
@@ -170,7 +146,7 @@ impl Vm for Machine {
     fn booted(&self) -> Result<(), VmError> {
         let booting = self.parts.booting.lock();
         match booting.expect("no holder of this lock panics").take() {
-            Some(booting) => booting.memory.give_back_unused(booting.size, &booting.file),
+            Some(booting) => booting.done(),
             None => Ok(()),
         }
     }

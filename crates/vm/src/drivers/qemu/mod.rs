@@ -6,11 +6,10 @@
 mod clock;
 mod command_line;
 mod machine;
-mod memory;
 mod qmp;
 
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -18,21 +17,32 @@ use tokio::process::Command;
 
 use crate::accel::Accelerator;
 use crate::config::VmConfig;
-use crate::confine::confine;
+use crate::confine::{Identity, confine};
 use crate::driver::{Capabilities, Driver, Vm, VmRecord};
 use crate::error::VmError;
+use crate::memory::{Booting, Layout, Memory};
 use crate::process::{self, Process};
+use crate::program::Program;
 
 use command_line::{CommandLine, Handed, Sockets};
-use machine::{Booting, Machine};
-use memory::Memory;
+use machine::Machine;
 
-/// File name of QEMU's program.
-pub const PROGRAM: &str = "qemu-system-x86_64";
-/// Names another QEMU, by path.
-pub const PROGRAM_VARIABLE: &str = "HULL_QEMU";
+/// [`Driver::name`].
+const NAME: &str = "qemu";
+/// QEMU's program.
+pub const PROGRAM: Program = Program {
+    name: "qemu-system-x86_64",
+    variable: "HULL_QEMU",
+    advice: "install the package qemu-system-x86",
+};
 /// File name of the vsock back end.
 pub const VSOCK_PROGRAM: &str = "hull-vsock";
+
+/// Where a microvm has its memory.
+const LAYOUT: Layout = Layout {
+    split_mib: 3584,
+    low_mib: 3072,
+};
 
 /// The machine has eight places for virtio devices, of which vsock takes one.
 const MOST_DEVICES: usize = 7;
@@ -50,22 +60,8 @@ impl Qemu {
     /// # Errors
     /// When one of them is not installed.
     pub fn find() -> Result<Self, VmError> {
-        let chosen = std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from);
-        let program = match chosen {
-            Some(path) if path.is_file() => Some(path),
-            Some(path) => {
-                return Err(VmError::ProgramMissing {
-                    program: path.display().to_string(),
-                    advice: "correct the variable HULL_QEMU",
-                });
-            }
-            None => process::find_program(PROGRAM),
-        };
         Ok(Self {
-            program: program.ok_or_else(|| VmError::ProgramMissing {
-                program: PROGRAM.to_owned(),
-                advice: "install the package qemu-system-x86",
-            })?,
+            program: PROGRAM.find()?,
             vsock_program: process::find_program(VSOCK_PROGRAM).ok_or_else(|| {
                 VmError::ProgramMissing {
                     program: VSOCK_PROGRAM.to_owned(),
@@ -89,20 +85,15 @@ impl Qemu {
         Process::spawn(
             command,
             vec![vhost, hybrid],
-            &log_of(&config.run_dir, VSOCK_PROGRAM),
+            &process::log_of(&config.run_dir, VSOCK_PROGRAM),
         )
     }
-}
-
-/// Where a helper's standard error goes.
-fn log_of(run_dir: &Path, program: &str) -> PathBuf {
-    run_dir.join(format!("{program}.log"))
 }
 
 #[async_trait]
 impl Driver for Qemu {
     fn name(&self) -> &'static str {
-        "qemu"
+        NAME
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -136,7 +127,7 @@ impl Driver for Qemu {
 impl Qemu {
     async fn launch_with(
         &self,
-        config: VmConfig,
+        mut config: VmConfig,
         accelerator: Accelerator,
         sockets: &Sockets,
     ) -> Result<(Process, machine::Parts), VmError> {
@@ -147,7 +138,8 @@ impl Qemu {
         let connections = machine::Connections::open(sockets, &config.run_dir).await?;
 
         let run_dir = config.run_dir.clone();
-        let memory = Memory::new(config.size, config.max);
+        let network = config.network_namespace.take();
+        let memory = Memory::new(config.size, config.max, LAYOUT);
         let booting = Booting::new(config.size, memory)?;
         let file = booting.for_vmm()?;
         let handed = Handed::open(&config, file, sockets, qmp_listener, console_listener)?;
@@ -155,8 +147,12 @@ impl Qemu {
         tracing::debug!(arguments = ?line.arguments, "starting QEMU");
         let mut command = Command::new(&self.program);
         command.args(&line.arguments);
-        confine(&mut command, accelerator);
-        let vmm = Process::spawn(command, line.inherited, &log_of(&run_dir, PROGRAM))?;
+        confine(&mut command, Identity::choose(accelerator), network);
+        let vmm = Process::spawn(
+            command,
+            line.inherited,
+            &process::log_of(&run_dir, PROGRAM.name),
+        )?;
         let parts = machine::Parts {
             run_dir,
             accelerator,

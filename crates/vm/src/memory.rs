@@ -1,6 +1,7 @@
 //! Where a machine's memory lies, and how much of it its guest leaves alone at first.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -8,24 +9,59 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::config::MachineSize;
 use crate::error::VmError;
 
-/// A microvm with this much memory has [`LOW_MIB`] of it below 4 GiB, where the rest begins.
-const SPLIT_MIB: u32 = 3584;
-const LOW_MIB: u32 = 3072;
-/// What there is of addresses between the two parts.
-const HOLE_MIB: u32 = 1024;
+/// The rest of a machine's memory begins at this address, MiB.
+const HIGH_MIB: u32 = 4096;
+
+/// Where a VMM puts what does not fit below its devices, which lie below 4 GiB.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    /// A machine with this much memory has [`low_mib`](Self::low_mib) of it below 4 GiB, where the rest begins. Up to
+    /// [`low_mib`](Self::low_mib) it is never split.
+    pub(crate) split_mib: u32,
+    /// MiB.
+    pub(crate) low_mib: u32,
+}
 
 /// A machine's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// All of it, MiB.
-    pub(super) total_mib: u32,
+    pub(crate) total_mib: u32,
     /// The address from which on the guest uses nothing at first, MiB.
-    pub(super) limit_mib: Option<u32>,
+    pub(crate) limit_mib: Option<u32>,
+}
+
+/// The memory of a machine whose guest is to come up.
+#[derive(Debug)]
+pub(crate) struct Booting {
+    size: MachineSize,
+    memory: Memory,
+    file: File,
+}
+
+impl Booting {
+    /// Makes the memory's file, of which nothing is there yet.
+    pub(crate) fn new(size: MachineSize, memory: Memory) -> Result<Self, VmError> {
+        let file = memory.file()?;
+        Ok(Self { size, memory, file })
+    }
+
+    /// The file, to be handed over.
+    pub(crate) fn for_vmm(&self) -> Result<OwnedFd, VmError> {
+        let file = self.file.try_clone();
+        let file = file.map_err(VmError::host("hand the guest's memory over"))?;
+        Ok(file.into())
+    }
+
+    /// Once the guest is up: gives back what it does not use yet.
+    pub(crate) fn done(self) -> Result<(), VmError> {
+        self.memory.give_back_unused(self.size, &self.file)
+    }
 }
 
 impl Memory {
     /// A file for it, of which nothing is there yet.
-    pub(super) fn file(self) -> Result<File, VmError> {
+    fn file(self) -> Result<File, VmError> {
         let cannot = || VmError::host("make the guest's memory");
         let file = memfd_create("guest-memory", MFdFlags::MFD_CLOEXEC)
             .map_err(|errno| cannot()(errno.into()))?;
@@ -34,9 +70,9 @@ impl Memory {
         Ok(file)
     }
 
-    /// Gives back what the guest does not use yet. QEMU has left the initial file system at the end of it, and the
+    /// Gives back what the guest does not use yet. The VMM has left the initial file system at the end of it, and the
     /// kernel has made a copy where its memory is.
-    pub(super) fn give_back_unused(self, size: MachineSize, file: &File) -> Result<(), VmError> {
+    fn give_back_unused(self, size: MachineSize, file: &File) -> Result<(), VmError> {
         if self.limit_mib.is_none() {
             return Ok(());
         }
@@ -48,7 +84,7 @@ impl Memory {
     }
 
     /// Enough for `max`, in whole blocks behind the first `size`.
-    pub(super) fn new(size: MachineSize, max: MachineSize) -> Self {
+    pub(crate) fn new(size: MachineSize, max: MachineSize, layout: Layout) -> Self {
         let at_first = size.memory_mib;
         if max.memory_mib <= at_first {
             return Self {
@@ -59,15 +95,16 @@ impl Memory {
         let block = size.block_mib();
         let more = (max.memory_mib - at_first).next_multiple_of(block);
         let total_mib = at_first.next_multiple_of(block) + more;
-        if total_mib < SPLIT_MIB || at_first <= LOW_MIB {
+        if total_mib < layout.split_mib || at_first <= layout.low_mib {
             return Self {
                 total_mib,
                 limit_mib: Some(at_first),
             };
         }
-        let limit = at_first + HOLE_MIB;
+        let hole = HIGH_MIB - layout.low_mib;
+        let limit = at_first + hole;
         Self {
-            total_mib: limit.next_multiple_of(block) - HOLE_MIB + more,
+            total_mib: limit.next_multiple_of(block) - hole + more,
             limit_mib: Some(limit),
         }
     }
@@ -81,12 +118,17 @@ fn mebibytes(count: u32) -> u64 {
 mod tests {
     use super::*;
 
+    const LAYOUT: Layout = Layout {
+        split_mib: 3584,
+        low_mib: 3072,
+    };
+
     fn memory(size: u32, max: u32) -> (u32, Option<u32>) {
         let of = |memory_mib| MachineSize {
             vcpus: 1,
             memory_mib,
         };
-        let memory = Memory::new(of(size), of(max));
+        let memory = Memory::new(of(size), of(max), LAYOUT);
         (memory.total_mib, memory.limit_mib)
     }
 
@@ -109,7 +151,7 @@ mod tests {
             vcpus: 1,
             memory_mib,
         };
-        let memory = Memory::new(of(64), of(192));
+        let memory = Memory::new(of(64), of(192), LAYOUT);
         let file = memory.file().unwrap();
         for mib in [63, 64, 255] {
             file.write_all_at(b"x", mebibytes(mib)).unwrap();

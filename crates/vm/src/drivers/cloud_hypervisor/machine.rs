@@ -1,0 +1,129 @@
+//! A Cloud Hypervisor process that runs.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+
+use crate::accel::Accelerator;
+use crate::console::Console;
+use crate::driver::{Exit, Vm, VmRecord};
+use crate::error::VmError;
+use crate::memory::Booting;
+use crate::process::{Process, describe_status};
+
+use super::NAME;
+use super::api::Api;
+use super::events::{Events, GuestEnd};
+use super::pipes::{Pipes, Readers};
+
+/// What belongs to a machine besides its process.
+#[derive(Debug)]
+pub(super) struct Parts {
+    run_dir: PathBuf,
+    api: Api,
+    console: Console,
+    events: Events,
+    /// Of a machine that this process has started.
+    booting: Mutex<Option<Booting>>,
+}
+
+impl Parts {
+    /// `held` are our copies of what the VMM was handed, if this process has started it.
+    pub(super) async fn open(
+        run_dir: PathBuf,
+        held: Option<Pipes>,
+        vmm: &Arc<Process>,
+        booting: Mutex<Option<Booting>>,
+    ) -> Result<Self, VmError> {
+        let readers = Readers::open(&run_dir)?;
+        drop(held);
+        Ok(Self {
+            api: Api::new(&run_dir),
+            console: Console::follow(readers.console, &run_dir.join("console.log")).await?,
+            events: Events::follow(readers.events, Arc::clone(vmm)),
+            run_dir,
+            booting,
+        })
+    }
+}
+
+/// A running Cloud Hypervisor.
+#[derive(Debug)]
+pub(super) struct Machine {
+    vmm: Arc<Process>,
+    accelerator: Accelerator,
+    parts: Parts,
+}
+
+impl Machine {
+    pub(super) fn new(vmm: Arc<Process>, accelerator: Accelerator, parts: Parts) -> Self {
+        Self {
+            vmm,
+            accelerator,
+            parts,
+        }
+    }
+}
+
+#[async_trait]
+impl Vm for Machine {
+    fn record(&self) -> VmRecord {
+        VmRecord {
+            driver: NAME.to_owned(),
+            run_dir: self.parts.run_dir.clone(),
+            accelerator: self.accelerator,
+            vmm: self.vmm.record(),
+            helpers: Vec::new(),
+        }
+    }
+
+    fn accelerator(&self) -> Accelerator {
+        self.accelerator
+    }
+
+    async fn wait(&self) -> Exit {
+        let status = self.vmm.wait().await;
+        let guest_end = self.parts.events.guest_end().await;
+        self.parts.console.ended().await;
+        let cause = match guest_end {
+            Some(GuestEnd::PowerOff) => "the guest ended".to_owned(),
+            Some(GuestEnd::Restart) => "the guest's kernel panicked or restarted".to_owned(),
+            None => {
+                let how = describe_status(status);
+                match self.vmm.log_tail().as_str() {
+                    "" => format!("Cloud Hypervisor {how}"),
+                    said => format!("Cloud Hypervisor {how}: {said}"),
+                }
+            }
+        };
+        Exit {
+            cause,
+            by_guest: guest_end.is_some(),
+        }
+    }
+
+    fn booted(&self) -> Result<(), VmError> {
+        let booting = self.parts.booting.lock();
+        match booting.expect("no holder of this lock panics").take() {
+            Some(booting) => booting.done(),
+            None => Ok(()),
+        }
+    }
+
+    async fn pause(&self) -> Result<(), VmError> {
+        self.parts.api.put("vm.pause").await
+    }
+
+    async fn resume(&self) -> Result<(), VmError> {
+        self.parts.api.put("vm.resume").await
+    }
+
+    async fn kill(&self) {
+        self.vmm.kill().await;
+    }
+
+    fn console_tail(&self) -> Vec<String> {
+        self.parts.console.tail()
+    }
+}
