@@ -18,6 +18,8 @@ KVM ?=
 DEMO_IMAGE ?= docker.io/library/debian:stable-slim
 # Programs whose tests are of pods: containerd's sandboxer `shim` has only those.
 POD_TESTS := links|mounts|pod_faults|pod_metrics|pod_networks|pods|sizes|volumes
+# VMMs besides QEMU, which is always there.
+FURTHER_VMMS := cloud-hypervisor
 # How long the tests may take in the lab, in seconds.
 LAB_SECONDS ?= 2700
 # How long `make fuzz` runs each target, in seconds.
@@ -27,7 +29,7 @@ SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash
 	tests/images/make-busybox tests/images/make-debian \
 	deploy/installer/hull-node deploy/installer/hull-node-pod deploy/installer/make-image
 
-.PHONY: help deps build guest images demo test test-files test-containerd test-engines test-kvm bench lint fuzz install installer-image
+.PHONY: help deps build guest images demo test test-files test-containerd test-engines test-kvm test-vmms bench lint fuzz install installer-image
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -61,6 +63,7 @@ test: build guest images ## run all tests; where KVM does not work, the end-to-e
 	else \
 	  $(MAKE) test-kvm; \
 	fi
+	@$(MAKE) test-vmms
 
 test-files: build guest images ## run the tests of files once more with those of the host over vsock
 	HULL_TEST_FILE_SHARING=vsock cargo nextest run --locked --workspace -E 'binary(/^(run|storage|volumes)$$/)'
@@ -90,6 +93,19 @@ test-kvm: build guest images ## run end-to-end tests under real KVM in the lab, 
 	env --unset=HULL_TEST_STREAM_MIB --unset=HULL_TEST_RUNS tests/lab/lab run --timeout $(LAB_SECONDS) -- \
 	  cargo nextest run --profile kvm --cargo-metadata $(KVM_TESTS)/workspace.json \
 	  --binaries-metadata $(KVM_TESTS)/programs.json $(KVM)
+
+test-vmms: build guest images ## run end-to-end tests with each further VMM that is there, under KVM, in the lab if need be
+	@checked=$$($(RELEASE)/hull check || true); with=qemu; \
+	for vmm in $(FURTHER_VMMS); do \
+	  if ! grep "^ok  *$$vmm " <<< "$$checked"; then continue; fi; \
+	  if grep -q '^ok  *KVM ' <<< "$$checked"; then \
+	    HULL_TEST_VMM=$$vmm cargo nextest run --profile kvm --locked --workspace $(KVM); \
+	  else \
+	    HULL_TEST_VMM=$$vmm $(MAKE) test-kvm; \
+	  fi; \
+	  with+=" $$vmm"; \
+	done; \
+	echo "test: the end-to-end tests ran with these VMMs, of qemu $(FURTHER_VMMS): $$with"
 
 images: deps
 	@mkdir -p $(IMAGES)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use harness::Outcome;
 use harness::containerd::{BUSYBOX, Containerd, RUNTIME, run_arguments};
+use harness::machine::vmm;
 use harness::traces::{pids_of, pods_only, wait_for_end};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -161,7 +162,7 @@ fn a_killed_pod_process_is_cleaned_up_after() {
     let root = containerd.hull_root().display().to_string();
     let pods = pids_of("containerd-shim-hull-v2", &root);
     assert_eq!(pods.len(), 1, "{pods:?}");
-    let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
+    let vmm = pods_only(vmm(), &containerd.hull_root());
     kill(Pid::from_raw(pods[0]), Signal::SIGKILL).expect("killed");
     wait_for_end(vmm);
     wait_until_stopped(&containerd, "c");
@@ -176,7 +177,7 @@ fn a_killed_pod_process_is_cleaned_up_after() {
 fn a_killed_vmm_ends_the_container() {
     let containerd = Containerd::new();
     in_background(&containerd, &[], "c", "sleep 1000");
-    let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
+    let vmm = pods_only(vmm(), &containerd.hull_root());
     kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("killed");
     wait_for_end(vmm);
     wait_until_stopped(&containerd, "c");

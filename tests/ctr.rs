@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use harness::Outcome;
 use harness::containerd::{BUSYBOX, Containerd, RUNTIME, run_arguments};
+use harness::machine::vmm;
 use harness::terminal::Terminal;
 use harness::traces::pods_only;
 
@@ -285,7 +286,7 @@ fn the_network_and_the_control_group_may_be_those_that_the_host_has() {
     start(&containerd, &options, "sleep 1000");
     let address = exec(&containerd, &[], "cat /sys/class/net/inside/address").ok();
     assert_eq!(address, "02:00:00:00:00:07\n");
-    let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
+    let vmm = pods_only(vmm(), &containerd.hull_root());
     let groups = fs::read_to_string(Path::new("/proc").join(vmm.to_string()).join("cgroup"));
     let groups = groups.expect("read");
     assert!(groups.contains(&group), "{group} is not among {groups}");

@@ -2,6 +2,7 @@
 
 use std::process::Child;
 
+use harness::machine::vmm;
 use harness::traces::{pids_of, pods_only, processes_with, wait_for_end};
 use harness::{Hull, Outcome, run_arguments};
 use nix::sys::signal::{Signal, kill};
@@ -37,12 +38,12 @@ fn outcome(child: Child) -> Outcome {
 fn a_killed_vmm_is_named() {
     let hull = Hull::new();
     let child = ready(&hull, &[], "sleep 1000");
-    let vmm = pods_only("qemu-system-x86_64", hull.root());
+    let vmm = pods_only(vmm(), hull.root());
     kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("killed");
     let outcome = outcome(child);
     assert_eq!(outcome.code(), 125);
     assert!(
-        outcome.stderr().contains("QEMU was killed by signal 9"),
+        outcome.stderr().contains("was killed by signal 9"),
         "{}",
         outcome.stderr()
     );

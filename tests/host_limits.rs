@@ -9,6 +9,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim_async::TaskClient;
 use harness::Outcome;
 use harness::containerd::{BUSYBOX, Containerd, RUNTIME};
+use harness::machine::vmm;
 use harness::traces::pods_only;
 use serde_json::{Value, json};
 
@@ -46,7 +47,7 @@ struct Group {
 
 impl Group {
     fn of(containerd: &Containerd) -> Self {
-        let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
+        let vmm = pods_only(vmm(), &containerd.hull_root());
         let memberships = fs::read_to_string(format!("/proc/{vmm}/cgroup")).expect("read");
         Self { memberships }
     }

@@ -2,6 +2,7 @@
 //! and its own clean-up leaves nothing.
 
 use harness::engine::{Engine, is_hull};
+use harness::machine::vmm;
 use harness::podman::podman;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -49,7 +50,7 @@ fn a_container_ends_with_its_machine() {
     let Some(podman) = started() else {
         return;
     };
-    kill_process(&podman, "qemu-system");
+    kill_process(&podman, vmm());
     assert_eq!(podman.wait("box"), 137);
     podman.assert_nothing_left();
 }

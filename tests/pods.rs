@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use harness::containerd::Containerd;
 use harness::cri::Cri;
+use harness::machine::vmm;
 use harness::network::{HOST_V4, fetch};
 use harness::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
 use harness::traces::{pids_of, pods_only};
@@ -399,7 +400,7 @@ async fn a_pod_whose_machine_died_can_be_removed() {
     let mut cri = Cri::connect(&containerd).await;
     let pod = cri.run_pod("dies").await;
     let id = cri.run(&pod, "c", &["sleep", "1000"]).await;
-    let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
+    let vmm = pods_only(vmm(), &containerd.hull_root());
     kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("killed");
     assert_eq!(cri.ended(&id).await.exit_code, 137);
     cri.remove_pod(&pod).await;

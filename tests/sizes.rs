@@ -4,6 +4,7 @@ use std::fs;
 
 use harness::containerd::Containerd;
 use harness::cri::Cri;
+use harness::machine::vmm;
 use harness::traces::pods_only;
 use k8s_cri::v1::{
     ContainerConfig, ContainerStatsRequest, LinuxContainerResources,
@@ -55,7 +56,7 @@ async fn limits_size_the_machine_and_bound_each_container() {
     linux.resources = Some(limits(32, 1));
     let id = cri.start(&pod, config).await;
 
-    let vmm = pods_only("qemu-system-x86_64", &containerd.hull_root());
+    let vmm = pods_only(vmm(), &containerd.hull_root());
     let groups = fs::read_to_string(format!("/proc/{vmm}/cgroup")).expect("read");
     let own = format!("{}/{}", containerd.cgroup(), pod.id);
     assert!(groups.contains(&own), "{own} is not among {groups}");

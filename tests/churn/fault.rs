@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use harness::machine::{POD_PROCESS, VMM};
+use harness::machine::{self, POD_PROCESS};
 use harness::random::Random;
-
-/// The programs of a pod that are killed, each of which the pod cannot do without.
-const VICTIMS: [&str; 4] = [VMM, POD_PROCESS, "hull-fs", "hull-vsock"];
 
 /// What is asked for at that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,9 +57,10 @@ pub(crate) struct Plan {
 
 /// Plans for `count` pods: two of three are hit, no two of them alike.
 pub(crate) fn plans(random: &mut Random, count: usize) -> Vec<Plan> {
-    let mut hits: Vec<_> = VICTIMS
-        .iter()
-        .flat_map(|victim| MOMENTS.map(|moment| (*victim, moment)))
+    // Each of these a pod cannot do without.
+    let victims = machine::programs().into_iter().chain([POD_PROCESS]);
+    let mut hits: Vec<_> = victims
+        .flat_map(|victim| MOMENTS.map(|moment| (victim, moment)))
         .collect();
     let plan = |number: usize| Plan {
         containers: 1 + number % 2,

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use harness::cri::{Cri, Pod};
-use harness::machine::{POD_PROCESS, VMM, is_running, process_of_pod};
+use harness::machine::{POD_PROCESS, is_running, process_of_pod, vmm};
 use k8s_cri::v1::{ContainerConfig, ContainerState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -202,7 +202,7 @@ impl Life<'_> {
         });
         let Some(victim) = victim.await else { return };
         tokio::time::sleep(fault.delay).await;
-        let vmm = find(VMM);
+        let vmm = find(vmm());
         if kill(Pid::from_raw(victim), Signal::SIGKILL).is_err() {
             // Gone: only with the pod, which containerd's end has kept from coming up.
             return;

@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use harness::engine::{BUSYBOX, Engine, is_hull};
-use harness::machine::{POD_PROCESS, VMM};
+use harness::machine::{self, POD_PROCESS};
 use harness::number;
 use harness::orphans::ended_orphans;
 use harness::random::Random;
@@ -24,21 +24,16 @@ enum Moment {
 const MOMENTS: [Moment; 3] = [Moment::Run, Moment::Exec, Moment::Stop];
 
 /// Who is killed: by a part of the command line, or of the program's path.
-fn victims(engine: &Engine) -> [&'static str; 6] {
+fn victims(engine: &Engine) -> Vec<&'static str> {
     // What stands between an engine and its runtime.
     let shim = match engine.is_docker() {
         true => "containerd-shim-runc-v2",
         false => "conmon",
     };
     // Of the runtime it is a monitor, or the command line itself.
-    [
-        POD_PROCESS,
-        VMM,
-        "hull-fs",
-        "hull-vsock",
-        "/hull-runtime",
-        shim,
-    ]
+    let mut victims = machine::programs();
+    victims.extend([POD_PROCESS, "/hull-runtime", shim]);
+    victims
 }
 
 /// Whatever is killed and when, the engine's own removal leaves nothing. That is tried twice, or `HULL_TEST_FAULTS`
@@ -54,7 +49,7 @@ pub(crate) fn kills_at_any_time_leave_nothing(engine: &Engine) {
         if plans.is_empty() {
             plans = MOMENTS
                 .iter()
-                .flat_map(|moment| victims(engine).map(|victim| (*moment, victim)))
+                .flat_map(|moment| victims(engine).into_iter().map(|victim| (*moment, victim)))
                 .collect();
         }
         let (moment, victim) = random.choose(&mut plans);

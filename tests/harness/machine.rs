@@ -2,12 +2,28 @@
 
 use std::path::Path;
 
+use hull_vm::Vmm;
+
 use crate::traces::{parent_of, pids_of};
 
 /// The program of a pod process.
 pub const POD_PROCESS: &str = "containerd-shim-hull-v2";
+
 /// The VMM's.
-pub const VMM: &str = "qemu-system-x86_64";
+#[must_use]
+pub fn vmm() -> &'static str {
+    crate::settings::vmm().program().name
+}
+
+/// Those that a virtual machine cannot do without.
+#[must_use]
+pub fn programs() -> Vec<&'static str> {
+    match crate::settings::vmm() {
+        Vmm::Qemu => vec![vmm(), "hull-fs", "hull-vsock"],
+        // It serves the guest's vsock itself.
+        Vmm::CloudHypervisor => vec![vmm(), "hull-fs"],
+    }
+}
 
 /// The pod process of the pod with this host name, below Hull's `root`, if it runs.
 fn pod_process(root: &Path, hostname: &str) -> Option<i32> {

@@ -1,12 +1,33 @@
-//! Settings of Hull's that a whole run of the tests has: `HULL_TEST_FILE_SHARING` is `vm.file_sharing`.
+//! Settings of Hull's that a whole run of the tests has: `HULL_TEST_VMM` is `vm.vmm`, `HULL_TEST_FILE_SHARING` is
+//! `vm.file_sharing`.
 
 use std::fs;
 use std::path::Path;
 
+use hull_vm::Vmm;
+
 /// What they are, as text of a configuration file; nothing when all is as usual.
 pub(crate) fn chosen() -> Option<String> {
-    let sharing = std::env::var("HULL_TEST_FILE_SHARING").ok()?;
-    Some(format!("vm.file_sharing = {sharing:?}\n"))
+    let variables = [
+        ("vm.vmm", VMM_VARIABLE),
+        ("vm.file_sharing", "HULL_TEST_FILE_SHARING"),
+    ];
+    let settings = variables.map(|(setting, variable)| {
+        let value = std::env::var(variable).ok()?;
+        Some(format!("{setting} = {value:?}\n"))
+    });
+    let settings: String = settings.into_iter().flatten().collect();
+    (!settings.is_empty()).then_some(settings)
+}
+
+const VMM_VARIABLE: &str = "HULL_TEST_VMM";
+
+/// The VMM of this run.
+pub(crate) fn vmm() -> Vmm {
+    let Ok(name) = std::env::var(VMM_VARIABLE) else {
+        return Vmm::default();
+    };
+    name.parse().expect("HULL_TEST_VMM is a VMM")
 }
 
 /// Lets whoever reads a configuration file in `dir` have them.

@@ -88,7 +88,8 @@ pub fn processes_with(text: &str) -> BTreeSet<String> {
 
 /// Processes of any pod. Other processes of the machine come and go as they like.
 fn processes_of_pods() -> BTreeSet<String> {
-    const PROGRAMS: [&str; 6] = [
+    const PROGRAMS: [&str; 7] = [
+        "cloud-hypervisor",
         "containerd-shim-hull-v2",
         "hull-fs",
         "hull-net",
