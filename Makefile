@@ -19,7 +19,7 @@ DEMO_IMAGE ?= docker.io/library/debian:stable-slim
 # Programs whose tests are of pods: containerd's sandboxer `shim` has only those.
 POD_TESTS := links|mounts|pod_faults|pod_metrics|pod_networks|pods|sizes|volumes
 # VMMs besides QEMU, which is always there.
-FURTHER_VMMS := cloud-hypervisor
+FURTHER_VMMS := cloud-hypervisor firecracker
 # How long the tests may take in the lab, in seconds.
 LAB_SECONDS ?= 2700
 # How long `make fuzz` runs each target, in seconds.

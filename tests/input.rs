@@ -1,5 +1,6 @@
 //! Bad input: one clear line, a documented exit code, and nothing changes.
 
+use harness::machine::vmm_variable;
 use harness::traces::processes_with;
 use harness::{Hull, busybox};
 
@@ -60,14 +61,15 @@ fn a_file_that_is_no_kernel_is_named() {
 }
 
 #[test]
-fn a_missing_qemu_says_what_to_install() {
+fn a_missing_vmm_is_named() {
     let hull = Hull::new();
     let outcome = hull
         .command(harness::run_arguments(&[], &["true"]))
-        .env("HULL_QEMU", "/no/such/qemu")
+        .env(vmm_variable(), "/no/such/vmm")
         .output()
         .expect("hull starts");
     let line = harness::Outcome(outcome).one_error(125);
-    assert!(line.contains("/no/such/qemu"), "{line}");
+    assert!(line.contains("/no/such/vmm"), "{line}");
+    assert!(line.contains(vmm_variable()), "{line}");
     assert_eq!(hull.hull(["ps", "-a", "-q"]).ok(), "", "{}", busybox());
 }

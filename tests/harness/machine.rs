@@ -15,13 +15,19 @@ pub fn vmm() -> &'static str {
     crate::settings::vmm().program().name
 }
 
+/// The environment variable that names another one of this VMM's.
+#[must_use]
+pub fn vmm_variable() -> &'static str {
+    crate::settings::vmm().program().variable
+}
+
 /// Those that a virtual machine cannot do without.
 #[must_use]
 pub fn programs() -> Vec<&'static str> {
     match crate::settings::vmm() {
         Vmm::Qemu => vec![vmm(), "hull-fs", "hull-vsock"],
-        // It serves the guest's vsock itself.
-        Vmm::CloudHypervisor => vec![vmm(), "hull-fs"],
+        // They serve the guest's vsock themselves.
+        Vmm::CloudHypervisor | Vmm::Firecracker => vec![vmm(), "hull-fs"],
     }
 }
 

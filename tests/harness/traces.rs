@@ -88,9 +88,10 @@ pub fn processes_with(text: &str) -> BTreeSet<String> {
 
 /// Processes of any pod. Other processes of the machine come and go as they like.
 fn processes_of_pods() -> BTreeSet<String> {
-    const PROGRAMS: [&str; 7] = [
+    const PROGRAMS: [&str; 8] = [
         "cloud-hypervisor",
         "containerd-shim-hull-v2",
+        "firecracker",
         "hull-fs",
         "hull-net",
         "hull-vsock",

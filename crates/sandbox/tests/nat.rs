@@ -8,11 +8,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use hull_sandbox::config::{NetworkConfig, Protocol, PublishedPort};
-use hull_sandbox::network::{GuestLink, NetworkError, PendingNetwork, PodNetwork};
-use hull_vm::Device;
+use hull_sandbox::network::{NetworkError, PendingNetwork, PodNetwork};
+use hull_vm::{Device, NetDevices};
 
 /// The kinds of links with which the test can run. It says so where there are fewer.
-fn links() -> Vec<GuestLink> {
+fn links() -> Vec<NetDevices> {
     // Cargo puts programs one directory above its tests.
     let built = std::env::current_exe().ok();
     let built = built.as_deref().and_then(|exe| exe.parent()?.parent());
@@ -30,9 +30,9 @@ fn links() -> Vec<GuestLink> {
     }
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
         eprintln!("not over a tap: that needs root and tap devices");
-        return vec![GuestLink::Stream];
+        return vec![NetDevices::Stream];
     }
-    vec![GuestLink::Stream, GuestLink::Tap]
+    vec![NetDevices::Stream, NetDevices::Tap]
 }
 
 /// A loopback address that no other test process uses.
@@ -67,14 +67,14 @@ const HEADER: usize = 10;
 /// A network, and the guest's end of its link.
 async fn connect(
     config: &NetworkConfig,
-    link: GuestLink,
+    link: NetDevices,
     run_dir: &Path,
 ) -> Result<(PodNetwork, Link), NetworkError> {
     let (pending, interfaces) = PendingNetwork::new(config, 1, link).await?;
     let mut devices = interfaces.devices;
     let end = match (link, devices.pop()) {
-        (GuestLink::Stream, Some(Device::NetStream { socket, .. })) => Link::Stream(socket.into()),
-        (GuestLink::Tap, Some(Device::Net { tap, .. })) => Link::Tap(tap.into()),
+        (NetDevices::Stream, Some(Device::NetStream { socket, .. })) => Link::Stream(socket.into()),
+        (NetDevices::Tap, Some(Device::Net { tap, .. })) => Link::Tap(tap.into()),
         (_, device) => panic!("a network has a device of the kind asked for, not {device:?}"),
     };
     Ok((pending.connect(run_dir).await?, end))

@@ -1,8 +1,9 @@
 //! What a virtual machine has.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -205,6 +206,20 @@ impl VmConfig {
 const KERNEL_ARGUMENTS: &str = "quiet panic=-1 random.trust_cpu=on cryptomgr.notests";
 
 impl VmConfig {
+    /// The directory of the vsock socket.
+    pub(crate) fn vsock_dir(&self) -> &Path {
+        match self.vsock.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        }
+    }
+
+    /// The vsock socket's name in it.
+    pub(crate) fn vsock_name(&self) -> Cow<'_, str> {
+        let name = self.vsock.file_name().unwrap_or_default();
+        name.to_string_lossy()
+    }
+
     /// The kernel's command line: `own` of the driver's, what all have, and what the configuration says. Beyond
     /// `limit_mib` of addresses the guest uses no memory at first.
     pub(crate) fn kernel_command_line(&self, own: &str, limit_mib: Option<u32>) -> String {

@@ -70,6 +70,24 @@ impl Identity {
             Self::Bare => Ok(()),
         }
     }
+
+    /// The same for a directory and what is in it.
+    pub(crate) fn give_all(self, dir: &Path) -> Result<(), VmError> {
+        let listing = || VmError::host(format!("list {}", dir.display()));
+        self.give(dir)?;
+        for entry in std::fs::read_dir(dir).map_err(listing())? {
+            self.give(&entry.map_err(listing())?.path())?;
+        }
+        Ok(())
+    }
+
+    /// The user's id.
+    pub(crate) fn uid(self) -> u32 {
+        match self {
+            Self::Own { id, .. } => id,
+            Self::Bare => nix::unistd::geteuid().as_raw(),
+        }
+    }
 }
 
 enum KvmAccess {

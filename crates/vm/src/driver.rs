@@ -15,12 +15,24 @@ use crate::process::ProcessRecord;
 pub struct Capabilities {
     /// [`Device::Fs`](crate::Device::Fs).
     pub virtio_fs: bool,
-    /// [`Device::NetStream`](crate::Device::NetStream).
-    pub net_stream: bool,
+    /// How it connects a guest.
+    pub net: NetDevices,
     /// [`Vm::pause`] and [`Vm::resume`].
     pub pause: bool,
     /// Most [`VmConfig::devices`].
     pub devices: usize,
+}
+
+/// The network devices that a VMM knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetDevices {
+    /// [`Device::NetStream`](crate::Device::NetStream) and [`Device::Net`](crate::Device::Net).
+    Stream,
+    /// [`Device::Net`](crate::Device::Net).
+    Tap,
+    /// The same, but it opens the tap by its name: it has to be in the tap's network namespace, and the tap outlives it.
+    NamedTap,
 }
 
 impl fmt::Display for Capabilities {
@@ -28,7 +40,7 @@ impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = [
             (self.virtio_fs, "virtio-fs"),
-            (self.net_stream, "frames over a socket"),
+            (self.net == NetDevices::Stream, "frames over a socket"),
             (self.pause, "pause"),
         ];
         for (_, name) in named.iter().filter(|(has, _)| *has) {

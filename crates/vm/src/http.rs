@@ -4,13 +4,17 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use serde_json::Value;
 
 use crate::error::VmError;
+use crate::socket;
+
+#[cfg(test)]
+pub(crate) mod fake;
 
 /// Longest answer, bytes: a VMM may be in its guest's hands.
 const MAX_ANSWER: usize = 1 << 20;
@@ -31,31 +35,40 @@ impl Answer {
     }
 }
 
-/// Sends PUT for `path` without a body to the VMM that listens on `socket`. `command` names it in errors.
+/// Sends a request to the VMM that listens on `socket`, and waits for the answer. `command` names it in errors.
 ///
 /// # Errors
 /// When there is no connection or no whole answer.
-pub(crate) async fn put(
+pub(crate) async fn send(
     socket: &Path,
+    method: Method,
     path: &str,
+    body: Option<&Value>,
     command: &'static str,
 ) -> Result<Answer, VmError> {
-    let answer = tokio::time::timeout(DEADLINE, exchange(socket, path));
+    let disconnected = |source| VmError::Disconnected { command, source };
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost");
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let request = request.body(Full::from(body));
+    let request = request.map_err(|error| disconnected(io::Error::other(error)))?;
+    let answer = tokio::time::timeout(DEADLINE, exchange(socket, request));
     let answer = answer.await.unwrap_or_else(|_| {
         let late = format!("no answer in {} s", DEADLINE.as_secs());
         Err(io::Error::new(io::ErrorKind::TimedOut, late))
     });
-    answer.map_err(|source| VmError::Disconnected { command, source })
+    answer.map_err(disconnected)
 }
 
-async fn exchange(socket: &Path, path: &str) -> io::Result<Answer> {
-    let stream = UnixStream::connect(socket).await?;
+async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> io::Result<Answer> {
+    let stream = socket::connect(socket).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(io::Error::other)?;
-    let request = Request::put(path)
-        .header(header::HOST, "localhost")
-        .body(Empty::<Bytes>::new())
         .map_err(io::Error::other)?;
     let answered = async {
         let answer = sender.send_request(request).await?;
@@ -69,8 +82,85 @@ async fn exchange(socket: &Path, path: &str) -> io::Result<Answer> {
         })
     };
     // The connection moves on only while it is polled, and ends when the request does.
+    tokio::pin!(answered);
     tokio::select! {
-        answer = answered => answer.map_err(io::Error::other),
-        Err(error) = connection => Err(io::Error::other(error)),
+        answer = &mut answered => answer.map_err(io::Error::other),
+        // What has arrived until then may be the whole answer.
+        _ = connection => answered.await.map_err(io::Error::other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::fake::Reply;
+    use super::*;
+
+    async fn answer(reply: Reply) -> Result<Answer, VmError> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let server = fake::serve(&socket, reply);
+        let body = json!({"state": "Paused"});
+        let answer = send(&socket, Method::PATCH, "/vm", Some(&body), "pause").await;
+        if let Ok(request) = server.await {
+            assert_eq!(
+                (request.method.as_str(), request.path.as_str()),
+                ("PATCH", "/vm")
+            );
+            assert_eq!(request.body, Some(body));
+        }
+        answer
+    }
+
+    fn assert_disconnected(answer: Result<Answer, VmError>) {
+        assert!(
+            matches!(
+                answer,
+                Err(VmError::Disconnected {
+                    command: "pause",
+                    ..
+                })
+            ),
+            "{answer:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_with_its_status_and_text() {
+        let answer = answer(Reply::of(400, " no \n")).await.unwrap();
+        assert_eq!(answer.status, 400);
+        assert_eq!(answer.text(), "no");
+    }
+
+    #[tokio::test]
+    async fn a_vmm_that_dies_half_way_has_not_answered() {
+        for cut in [0, 5, 30] {
+            assert_disconnected(answer(Reply::of(200, "an answer").cut_to(cut)).await);
+        }
+        let whole = Reply::of(200, "an answer");
+        let all_but_one = whole.length() - 1;
+        assert_disconnected(answer(whole.cut_to(all_but_one)).await);
+    }
+
+    #[tokio::test]
+    async fn a_vmm_that_is_gone_has_not_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let put = || send(&socket, Method::PUT, "/vm", None, "pause");
+        assert_disconnected(put().await);
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        assert_disconnected(put().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vmm_that_does_not_answer_is_not_waited_for_for_ever() {
+        assert_disconnected(answer(Reply::never()).await);
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_no_answer() {
+        let flood = "x".repeat(MAX_ANSWER + 1);
+        assert_disconnected(answer(Reply::of(200, &flood)).await);
     }
 }

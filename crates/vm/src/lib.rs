@@ -17,14 +17,17 @@ pub mod error;
 mod files;
 mod http;
 mod memory;
+mod pipe;
 pub mod process;
 mod program;
+#[cfg(test)]
+mod schema;
 pub mod socket;
 
 pub use accel::{Acceleration, Accelerator};
 pub use config::{Boot, Device, MacAddress, MachineSize, VmConfig};
 pub use console::Console;
-pub use driver::{Capabilities, Driver, Exit, Vm, VmRecord};
+pub use driver::{Capabilities, Driver, Exit, NetDevices, Vm, VmRecord};
 pub use drivers::Vmm;
 pub use error::VmError;
 pub use files::{FileSharing, FileTransport};

@@ -6,7 +6,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -104,9 +105,18 @@ impl Process {
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn spawn(
+    pub fn spawn(command: Command, inherited: Vec<OwnedFd>, log: &Path) -> Result<Self, VmError> {
+        Self::spawn_with_output(command, inherited, Stdio::null(), log)
+    }
+
+    /// The same with a standard output.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub(crate) fn spawn_with_output(
         mut command: Command,
         inherited: Vec<OwnedFd>,
+        output: Stdio,
         log: &Path,
     ) -> Result<Self, VmError> {
         use command_fds::CommandFdExt;
@@ -123,7 +133,7 @@ impl Process {
         command.preserved_fds(inherited);
         let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(log_file)
             .kill_on_drop(false)
             .spawn()
@@ -222,7 +232,6 @@ impl Process {
 
     /// Sends a signal; a process that has ended is no error.
     pub fn signal(&self, signal: Signal) {
-        use std::os::fd::AsRawFd;
         // SAFETY: pidfd_send_signal takes a descriptor that we own and no pointer.
         let result = unsafe {
             libc::syscall(
@@ -299,6 +308,24 @@ pub fn listen(path: &Path) -> Result<OwnedFd, VmError> {
 /// When it cannot be read.
 pub(crate) fn open_file(path: &Path) -> Result<OwnedFd, VmError> {
     let file = File::open(path);
+    let file = file.map_err(VmError::host(format!("open {}", path.display())))?;
+    Ok(file.into())
+}
+
+/// A path under which a process that inherits the descriptor finds its file.
+pub(crate) fn path_of(file: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// A file by whose descriptor a VMM finds it, wherever it is.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn open_place(path: &Path) -> Result<OwnedFd, VmError> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path);
     let file = file.map_err(VmError::host(format!("open {}", path.display())))?;
     Ok(file.into())
 }
@@ -386,7 +413,6 @@ mod tests {
 
     #[tokio::test]
     async fn descriptors_are_inherited_with_their_numbers() {
-        use std::os::fd::AsRawFd;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "from the parent").unwrap();

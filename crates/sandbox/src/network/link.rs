@@ -10,12 +10,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use hull_vm::Device;
+use hull_vm::{Device, NetDevices};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 use rtnetlink::Handle;
 
 use super::enter::inside_a_new_one;
-use super::{GUEST_MAC, GuestLink, MTU, NetworkError, netlink, tap};
+use super::{GUEST_MAC, MTU, NetworkError, netlink, tap};
 
 /// What the packet socket holds each way, bytes. With the kernel's own choice there would be room for two frames of
 /// the largest kind, and guests send more of them at once.
@@ -39,13 +39,13 @@ pub(super) struct Link {
     pub(super) host_end: HostEnd,
 }
 
-/// Makes a link of this kind. It holds what the guest sends until somebody reads it.
+/// Makes a link for a VMM that knows such devices. It holds what the guest sends until somebody reads it.
 ///
 /// # Errors
 /// When there are no more descriptors, or no tap device or network namespace is to be had.
-pub(super) async fn make(kind: GuestLink) -> Result<Link, NetworkError> {
-    match kind {
-        GuestLink::Stream => {
+pub(super) async fn make(known: NetDevices) -> Result<Link, NetworkError> {
+    match known {
+        NetDevices::Stream => {
             let pair = UnixStream::pair();
             let (vmm, host) = pair.map_err(NetworkError::host("make the guest's link"))?;
             let device = Device::NetStream {
@@ -59,7 +59,7 @@ pub(super) async fn make(kind: GuestLink) -> Result<Link, NetworkError> {
                 host_end: HostEnd::Stream(host),
             })
         }
-        GuestLink::Tap => {
+        NetDevices::Tap | NetDevices::NamedTap => {
             let Made {
                 tap,
                 packets,
@@ -177,7 +177,7 @@ mod tests {
             eprintln!("not run: it needs root and tap devices");
             return;
         }
-        let link = make(GuestLink::Tap).await.unwrap();
+        let link = make(NetDevices::Tap).await.unwrap();
         let (device, HostEnd::Packets(packets)) = (link.device, link.host_end) else {
             panic!("a link of packets was asked for");
         };

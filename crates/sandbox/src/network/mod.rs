@@ -17,7 +17,7 @@ use std::path::Path;
 
 use hull_agent_api::agent;
 use hull_vm::process::{Process, ProcessRecord};
-use hull_vm::{Capabilities, Device, MacAddress, VmError};
+use hull_vm::{Device, MacAddress, NetDevices, VmError};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{NetworkConfig, PublishedPort};
@@ -110,24 +110,6 @@ fn netlink(action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Networ
     move |source| NetworkError::Netlink { action, source }
 }
 
-/// What a VMM can connect a guest with, when a process carries the frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuestLink {
-    /// [`Device::NetStream`].
-    Stream,
-    /// [`Device::Net`].
-    Tap,
-}
-
-impl From<Capabilities> for GuestLink {
-    fn from(vmm: Capabilities) -> Self {
-        match vmm.net_stream {
-            true => Self::Stream,
-            false => Self::Tap,
-        }
-    }
-}
-
 /// A guest's interfaces, as a [`VmConfig`](hull_vm::VmConfig) has them.
 #[derive(Debug, Default)]
 pub struct Interfaces {
@@ -203,19 +185,19 @@ pub fn host_dns() -> Result<Dns, NetworkError> {
 
 impl PendingNetwork {
     /// Makes the guest's interfaces, which may lead nowhere yet, and their devices for the virtual
-    /// machine, which has `room` for so many and can have this kind of `link`.
+    /// machine, which has `room` for so many and whose VMM knows such devices.
     ///
     /// # Errors
     /// When there are no more descriptors, there is no tap device to be had, or the engine's namespace cannot be used.
     pub async fn new(
         config: &NetworkConfig,
         room: usize,
-        link: GuestLink,
+        known: NetDevices,
     ) -> Result<(Self, Interfaces), NetworkError> {
         match config {
             NetworkConfig::None => Ok((Self::ready(Kind::None), Interfaces::default())),
             NetworkConfig::Nat { publish } => {
-                let link = link::make(link).await?;
+                let link = link::make(known).await?;
                 let pending = Pending::Nat(publish.clone(), link.host_end);
                 let interfaces = Interfaces {
                     devices: vec![link.device],
@@ -229,11 +211,12 @@ impl PendingNetwork {
             } => {
                 let spares = usize::try_from(*spare_interfaces).unwrap_or(usize::MAX);
                 let (network, devices) = NamespaceNetwork::adopt(path, spares, room).await?;
-                let interfaces = Interfaces {
-                    devices,
-                    // The VMM has no business in the engine's.
-                    namespace: None,
+                // Another VMM has no business in the engine's.
+                let namespace = match known {
+                    NetDevices::NamedTap => Some(network.namespace()?),
+                    NetDevices::Stream | NetDevices::Tap => None,
                 };
+                let interfaces = Interfaces { devices, namespace };
                 Ok((Self::ready(Kind::Namespace(network)), interfaces))
             }
         }
@@ -494,7 +477,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_network_needs_no_helper() {
-        let made = PendingNetwork::new(&NetworkConfig::None, 1, GuestLink::Tap).await;
+        let made = PendingNetwork::new(&NetworkConfig::None, 1, NetDevices::Tap).await;
         let (pending, interfaces) = made.unwrap();
         assert!(interfaces.devices.is_empty());
         let network = pending.connect(Path::new("/nonexistent")).await.unwrap();

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use super::enter::{inside, within};
 use super::{MTU, NetworkError, netlink, tap};
 use changes::Changes;
-use slots::{Link, Slot, assign};
+use slots::{Slot, assign};
 
 pub use follower::Follower;
 pub use loopback::Loopback;
@@ -208,6 +208,14 @@ impl NamespaceNetwork {
         within(again(namespace)?, carry).await
     }
 
+    /// The namespace, for a VMM that has to be in it.
+    pub(super) fn namespace(&self) -> Result<OwnedFd, NetworkError> {
+        match &self.namespace {
+            Some(namespace) => Ok(again(namespace)?.into()),
+            None => Ok(open(&self.path)?.into()),
+        }
+    }
+
     pub(super) fn guest(&self) -> agent::Network {
         self.guest.clone()
     }
@@ -222,13 +230,16 @@ impl NamespaceNetwork {
 }
 
 impl NamespaceRecord {
-    /// Takes the redirections away. A namespace that is gone, or an interface, needs nothing.
+    /// Takes the redirections away, and what is left of the taps. A namespace that is gone, or an interface, needs nothing.
     pub(super) async fn release(&self) {
-        let interfaces: Vec<Link> = self.slots.iter().filter_map(|slot| slot.serves).collect();
+        let slots = self.slots.clone();
         let released = async {
             inside(open(&self.path)?, |handle| async move {
-                for index in interfaces {
-                    redirect::disconnect(&handle, index).await;
+                for slot in slots {
+                    if let Some(interface) = slot.serves {
+                        redirect::disconnect(&handle, interface).await;
+                    }
+                    tap::remove(&handle, slot.tap).await;
                 }
                 Ok(())
             })

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec};
 
@@ -17,6 +18,8 @@ nix::ioctl_readwrite_bad!(
     libc::ifreq
 );
 
+/// What the names of taps begin with.
+const PREFIX: &str = "hull";
 /// What a tap is called: the kernel puts in the first number that is free.
 const NAME: &str = "hull%d";
 
@@ -64,6 +67,22 @@ pub(super) async fn bring_up(handle: &Handle, index: i32) -> Result<(), rtnetlin
         .up()
         .build();
     handle.link().set(up).execute().await
+}
+
+/// Takes away a tap that has outlived its VMM, which one that a VMM opens by its name does. Most have vanished.
+pub(super) async fn remove(handle: &Handle, index: i32) {
+    // Of another machine's namespace, perhaps, an interface with the same index may have come since.
+    let ours = handle.link().get().match_index(index.cast_unsigned());
+    let Ok(Some(link)) = ours.execute().try_next().await else {
+        return;
+    };
+    let is_ours = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name.starts_with(PREFIX));
+    if !link.attributes.iter().any(is_ours) {
+        return;
+    }
+    if let Err(error) = handle.link().del(index.cast_unsigned()).execute().await {
+        tracing::warn!(%error, "a tap device stays in the pod's network namespace");
+    }
 }
 
 pub(super) async fn take_down(handle: &Handle, index: i32) -> Result<(), rtnetlink::Error> {

@@ -46,7 +46,7 @@ impl Pod {
         let ready = ReadyListener::bind(&vsock(state_dir))?;
         let vmm = driver.capabilities();
         let room = vmm.devices - DEVICES;
-        let network = PendingNetwork::new(&config.network, room, vmm.into()).await?;
+        let network = PendingNetwork::new(&config.network, room, vmm.net).await?;
         let (network, interfaces) = network;
         let share = Share::start(state_dir, &vm_dir, files, &vsock(state_dir))?;
         let vm_config = vm_config(&config, state_dir, files, interfaces);

@@ -1,6 +1,7 @@
 //! One folder per VMM: `command_line` says how it is started, `machine` is the running VM.
 
 pub mod cloud_hypervisor;
+pub mod firecracker;
 pub mod qemu;
 
 use std::str::FromStr;
@@ -20,11 +21,13 @@ pub enum Vmm {
     Qemu,
     /// Cloud Hypervisor.
     CloudHypervisor,
+    /// Firecracker.
+    Firecracker,
 }
 
 impl Vmm {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Qemu, Self::CloudHypervisor];
+    pub const ALL: &[Self] = &[Self::Qemu, Self::CloudHypervisor, Self::Firecracker];
 
     /// Its name, as in the configuration.
     #[must_use]
@@ -32,6 +35,7 @@ impl Vmm {
         match self {
             Self::Qemu => "qemu",
             Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Firecracker => "firecracker",
         }
     }
 
@@ -43,6 +47,7 @@ impl Vmm {
         match self {
             Self::Qemu => Ok(Box::new(qemu::Qemu::find()?)),
             Self::CloudHypervisor => Ok(Box::new(cloud_hypervisor::CloudHypervisor::find()?)),
+            Self::Firecracker => Ok(Box::new(firecracker::Firecracker::find()?)),
         }
     }
 
@@ -52,6 +57,7 @@ impl Vmm {
         match self {
             Self::Qemu => &qemu::PROGRAM,
             Self::CloudHypervisor => &cloud_hypervisor::PROGRAM,
+            Self::Firecracker => &firecracker::PROGRAM,
         }
     }
 }

@@ -2,8 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use hyper::Method;
+
 use crate::error::VmError;
-use crate::http;
+use crate::http::{self, Answer};
+
+/// Where all of its paths begin.
+const BASE: &str = "/api/v1";
 
 /// Where it listens.
 pub(super) fn socket(run_dir: &Path) -> PathBuf {
@@ -25,8 +30,8 @@ impl Api {
 
     /// An action that needs no more than its name.
     pub(super) async fn put(&self, action: &'static str) -> Result<(), VmError> {
-        let path = format!("/api/v1/{action}");
-        let answer = http::put(&self.socket, &path, action).await?;
+        let path = format!("{BASE}/{action}");
+        let answer = http::send(&self.socket, Method::PUT, &path, None, action).await?;
         match answer.status.is_success() {
             true => Ok(()),
             false => Err(VmError::Refused {
@@ -38,7 +43,7 @@ impl Api {
 }
 
 /// The errors of a refusal, the outermost first: an array of strings.
-fn why(answer: &http::Answer) -> String {
+fn why(answer: &Answer) -> String {
     match serde_json::from_slice::<Vec<String>>(&answer.body) {
         Ok(chain) => chain.join(": "),
         Err(_) => format!("{}: {}", answer.status, answer.text()),
@@ -47,20 +52,42 @@ fn why(answer: &http::Answer) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hyper::StatusCode;
-
     use super::*;
+    use crate::http::fake::{self, Reply};
+    use crate::schema::Schema;
 
-    #[test]
-    fn a_refusal_is_told_in_its_own_words() {
-        let answer = |body: &str| http::Answer {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            body: body.as_bytes().to_vec(),
-        };
-        assert_eq!(
-            why(&answer(r#"["cannot pause","it is not running"]"#)),
-            "cannot pause: it is not running"
-        );
-        assert_eq!(why(&answer("oops")), "500 Internal Server Error: oops");
+    #[tokio::test]
+    async fn requests_are_as_the_published_schema_says() {
+        for action in ["vm.pause", "vm.resume"] {
+            let dir = tempfile::tempdir().unwrap();
+            let api = Api::new(dir.path());
+            let server = fake::serve(&api.socket, Reply::of(204, ""));
+            api.put(action).await.unwrap();
+            let request = server.await.unwrap();
+            if let Some(schema) = Schema::of("cloud-hypervisor.yaml") {
+                schema.check_request(BASE, &request);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_its_own_words() {
+        for (body, told) in [
+            (
+                r#"["cannot pause","it is not running"]"#,
+                "cannot pause: it is not running",
+            ),
+            ("oops", "500 Internal Server Error: oops"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let api = Api::new(dir.path());
+            let server = fake::serve(&api.socket, Reply::of(500, body));
+            let error = api.put("vm.pause").await.unwrap_err();
+            server.await.unwrap();
+            assert_eq!(
+                error.to_string(),
+                format!("the VMM refused `vm.pause`: {told}")
+            );
+        }
     }
 }

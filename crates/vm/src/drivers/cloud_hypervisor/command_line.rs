@@ -1,16 +1,11 @@
 //! Cloud Hypervisor's command line, from a [`VmConfig`].
 
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use crate::config::{Device, VmConfig};
 use crate::error::VmError;
 use crate::memory::Memory;
 use crate::process;
-
-use super::pipes::Pipes;
 
 /// The guest's address, of which nobody takes notice: the hybrid socket is this guest's alone.
 const GUEST_CID: u32 = 3;
@@ -34,40 +29,19 @@ impl Handed {
         config: &VmConfig,
         memory: OwnedFd,
         api: OwnedFd,
-        pipes: &Pipes,
+        console: OwnedFd,
+        events: OwnedFd,
     ) -> Result<Self, VmError> {
-        let again = |end: &OwnedFd| {
-            let end = end.try_clone();
-            end.map_err(VmError::host("hand a pipe to the VMM"))
-        };
         Ok(Self {
             kernel: process::open_file(&config.boot.kernel)?,
             initramfs: process::open_file(&config.boot.initramfs)?,
             memory,
-            vsock_dir: place(vsock_dir(config)?)?,
+            vsock_dir: process::open_place(config.vsock_dir())?,
             api,
-            console: again(&pipes.console)?,
-            events: again(&pipes.events)?,
+            console,
+            events,
         })
     }
-}
-
-/// The directory of the hybrid socket.
-pub(super) fn vsock_dir(config: &VmConfig) -> Result<&Path, VmError> {
-    config.vsock.parent().ok_or(VmError::Unsupported {
-        driver: super::NAME,
-        what: "a vsock socket outside of a directory",
-    })
-}
-
-/// A file by whose descriptor the VMM finds it, wherever it is.
-fn place(path: &Path) -> Result<OwnedFd, VmError> {
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(path);
-    let file = file.map_err(VmError::host(format!("open {}", path.display())))?;
-    Ok(file.into())
 }
 
 /// Arguments, and the descriptors that they name.
@@ -111,8 +85,7 @@ impl CommandLine {
         line.option("--serial", format!("file={path}"));
         line.option("--console", "off".to_owned());
         let dir = line.path_of(handed.vsock_dir);
-        let name = config.vsock.file_name().unwrap_or_default();
-        let name = name.to_string_lossy();
+        let name = config.vsock_name();
         line.option("--vsock", format!("cid={GUEST_CID},socket={dir}/{name}"));
         for device in config.devices {
             line.device(device)?;
@@ -128,7 +101,9 @@ impl CommandLine {
 
     /// A path under which the VMM opens the file.
     fn path_of(&mut self, file: OwnedFd) -> String {
-        format!("/proc/self/fd/{}", self.hand_over(file))
+        let path = process::path_of(&file);
+        self.inherited.push(file);
+        path
     }
 
     fn option(&mut self, name: &str, value: String) {
@@ -138,7 +113,7 @@ impl CommandLine {
     fn device(&mut self, device: Device) -> Result<(), VmError> {
         match device {
             Device::Fs { tag, socket } => {
-                let path = self.path_of(place(&socket)?);
+                let path = self.path_of(process::open_place(&socket)?);
                 self.option(
                     "--fs",
                     format!("tag={tag},socket={path},num_queues=1,queue_size={FS_QUEUE}"),
@@ -180,6 +155,8 @@ fn kernel_command_line(config: &VmConfig, memory: Memory) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::super::LAYOUT;
     use super::*;
     use crate::accel::Acceleration;

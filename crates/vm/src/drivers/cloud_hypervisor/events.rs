@@ -4,6 +4,7 @@
 //! guest's hands, so what is kept of them is bounded.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
@@ -12,6 +13,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 
 use crate::process::Process;
+
+/// Where they arrive.
+pub(super) fn pipe(run_dir: &Path) -> PathBuf {
+    run_dir.join("events.fifo")
+}
 
 /// Longest event, bytes; those that are known have fewer than 300.
 const MAX_EVENT: usize = 64 << 10;

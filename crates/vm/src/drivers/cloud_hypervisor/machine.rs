@@ -1,21 +1,39 @@
 //! A Cloud Hypervisor process that runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use tokio::net::unix::pipe::Receiver;
 
 use crate::accel::Accelerator;
 use crate::console::Console;
 use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
 use crate::memory::Booting;
+use crate::pipe;
 use crate::process::{Process, describe_status};
 
 use super::NAME;
 use super::api::Api;
-use super::events::{Events, GuestEnd};
-use super::pipes::{Pipes, Readers};
+use super::events::{self, Events, GuestEnd};
+
+/// Our ends of the VMM's pipes.
+#[derive(Debug)]
+pub(super) struct Readers {
+    console: Receiver,
+    events: Receiver,
+}
+
+impl Readers {
+    /// While the VMM, or who starts it, holds the other ends.
+    pub(super) fn open(run_dir: &Path) -> Result<Self, VmError> {
+        Ok(Self {
+            console: pipe::open(&pipe::console(run_dir))?,
+            events: pipe::open(&events::pipe(run_dir))?,
+        })
+    }
+}
 
 /// What belongs to a machine besides its process.
 #[derive(Debug)]
@@ -29,15 +47,12 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// `held` are our copies of what the VMM was handed, if this process has started it.
-    pub(super) async fn open(
+    pub(super) async fn follow(
         run_dir: PathBuf,
-        held: Option<Pipes>,
+        readers: Readers,
         vmm: &Arc<Process>,
         booting: Mutex<Option<Booting>>,
     ) -> Result<Self, VmError> {
-        let readers = Readers::open(&run_dir)?;
-        drop(held);
         Ok(Self {
             api: Api::new(&run_dir),
             console: Console::follow(readers.console, &run_dir.join("console.log")).await?,

@@ -7,13 +7,11 @@
 //! - `machine`: the running machine
 //! - `api`: requests to it (`vmm/src/api/openapi/cloud-hypervisor.yaml` of its sources)
 //! - `events`: what it tells without being asked
-//! - `pipes`: how its console and its events reach us
 
 mod api;
 mod command_line;
 mod events;
 mod machine;
-mod pipes;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -23,15 +21,15 @@ use tokio::process::Command;
 
 use crate::config::{Device, VmConfig};
 use crate::confine::{Identity, confine};
-use crate::driver::{Capabilities, Driver, Vm, VmRecord};
+use crate::driver::{Capabilities, Driver, NetDevices, Vm, VmRecord};
 use crate::error::VmError;
 use crate::memory::{Booting, Layout, Memory};
+use crate::pipe;
 use crate::process::{self, Process};
 use crate::program::Program;
 
 use command_line::{CommandLine, Handed};
-use machine::{Machine, Parts};
-use pipes::Pipes;
+use machine::{Machine, Parts, Readers};
 
 /// [`Driver::name`].
 const NAME: &str = "cloud-hypervisor";
@@ -78,7 +76,7 @@ impl Driver for CloudHypervisor {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             virtio_fs: true,
-            net_stream: false,
+            net: NetDevices::Tap,
             pause: true,
             devices: MOST_DEVICES,
         }
@@ -93,10 +91,12 @@ impl Driver for CloudHypervisor {
         let run_dir = config.run_dir.clone();
         let network = config.network_namespace.take();
         let api = process::listen(&api::socket(&run_dir))?;
-        let pipes = Pipes::make(&run_dir, identity)?;
+        let console = pipe::make(&pipe::console(&run_dir), identity)?;
+        let events = pipe::make(&events::pipe(&run_dir), identity)?;
         let memory = Memory::new(config.size, config.max, LAYOUT);
         let booting = Booting::new(config.size, memory)?;
-        let handed = Handed::open(&config, booting.for_vmm()?, api, &pipes)?;
+        let readers = Readers::open(&run_dir)?;
+        let handed = Handed::open(&config, booting.for_vmm()?, api, console, events)?;
         let line = CommandLine::new(config, memory, handed)?;
         tracing::debug!(arguments = ?line.arguments, "starting Cloud Hypervisor");
         let mut command = Command::new(&self.program);
@@ -105,13 +105,14 @@ impl Driver for CloudHypervisor {
         let log = process::log_of(&run_dir, PROGRAM.name);
         let vmm = Arc::new(Process::spawn(command, line.inherited, &log)?);
         // From here on the VMM alone holds the pipes' other ends, and its end is theirs.
-        let parts = Parts::open(run_dir, Some(pipes), &vmm, Mutex::new(Some(booting))).await?;
+        let parts = Parts::follow(run_dir, readers, &vmm, Mutex::new(Some(booting))).await?;
         Ok(Box::new(Machine::new(vmm, accelerator, parts)))
     }
 
     async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
         let vmm = Arc::new(Process::attach(record.vmm, PROGRAM.name)?);
-        let parts = Parts::open(record.run_dir.clone(), None, &vmm, Mutex::default()).await?;
+        let readers = Readers::open(&record.run_dir)?;
+        let parts = Parts::follow(record.run_dir.clone(), readers, &vmm, Mutex::default()).await?;
         Ok(Box::new(Machine::new(vmm, record.accelerator, parts)))
     }
 }
@@ -119,12 +120,7 @@ impl Driver for CloudHypervisor {
 /// What the VMM opens or connects to by its path, though it cannot reach it there: the vsock directory, whose sockets
 /// are its own or lead to listeners of ours, and those of the file servers.
 fn give_files(config: &VmConfig, identity: Identity) -> Result<(), VmError> {
-    let dir = command_line::vsock_dir(config)?;
-    let listing = || VmError::host(format!("list {}", dir.display()));
-    identity.give(dir)?;
-    for entry in std::fs::read_dir(dir).map_err(listing())? {
-        identity.give(&entry.map_err(listing())?.path())?;
-    }
+    identity.give_all(config.vsock_dir())?;
     for device in &config.devices {
         if let Device::Fs { socket, .. } = device {
             identity.give(socket)?;

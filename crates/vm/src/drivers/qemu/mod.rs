@@ -18,7 +18,7 @@ use tokio::process::Command;
 use crate::accel::Accelerator;
 use crate::config::VmConfig;
 use crate::confine::{Identity, confine};
-use crate::driver::{Capabilities, Driver, Vm, VmRecord};
+use crate::driver::{Capabilities, Driver, NetDevices, Vm, VmRecord};
 use crate::error::VmError;
 use crate::memory::{Booting, Layout, Memory};
 use crate::process::{self, Process};
@@ -99,7 +99,7 @@ impl Driver for Qemu {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             virtio_fs: true,
-            net_stream: true,
+            net: NetDevices::Stream,
             pause: true,
             devices: MOST_DEVICES,
         }
