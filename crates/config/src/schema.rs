@@ -45,7 +45,7 @@ const MOST_SPARE_INTERFACES: u32 = 3;
 pub(crate) static SETTINGS: &[Setting] = &[
     Setting {
         key: "vm.vmm",
-        documentation: "what runs the virtual machine: \"qemu\"",
+        documentation: "what runs the virtual machine: \"qemu\", \"cloud-hypervisor\" or \"firecracker\"",
         annotation: true,
         kata: None,
         show: |config| Some(quoted(config.vm.vmm.name())),

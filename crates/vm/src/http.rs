@@ -155,7 +155,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_vmm_that_does_not_answer_is_not_waited_for_for_ever() {
-        assert_disconnected(answer(Reply::never()).await);
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let server = fake::serve(&socket, Reply::never());
+        assert_disconnected(send(&socket, Method::PUT, "/vm", None, "pause").await);
+        assert!(!server.is_finished());
     }
 
     #[tokio::test]

@@ -188,7 +188,11 @@ fn values_that_cannot_be_are_refused_with_what_they_have_to_be() {
         ("vm.vcpus", "99999999999999999999", CPUS),
         ("vm.vcpus", "2.5", CPUS),
         ("vm.vcpus", "\"2\"", CPUS),
-        ("vm.vmm", "\"firecracker\"", "it has to be one of \"qemu\""),
+        (
+            "vm.vmm",
+            "\"bochs\"",
+            "it has to be one of \"qemu\", \"cloud-hypervisor\", \"firecracker\"",
+        ),
         (
             "vm.acceleration",
             "\"KVM\"",

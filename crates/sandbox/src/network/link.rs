@@ -3,7 +3,8 @@
 //! Where the VMM knows no stream, its end is a tap device, and the filter's a packet socket at the same interface. Both
 //! are alone in a network namespace without a name, in which there is no process but the VMM. The two descriptors and the
 //! VMM hold that namespace, and nothing else does: the interface vanishes when the VMM has closed the tap, of which the
-//! packet socket tells, and the namespace with the last that holds it. So there is nothing to take away, whoever is killed.
+//! packet socket tells, and the namespace with the last that holds it. (A tap that the VMM has opened by its name goes
+//! with the namespace.) So there is nothing to take away, whoever is killed.
 
 use std::fs::File;
 use std::io;
