@@ -156,6 +156,19 @@ async fn a_guest_boots_answers_and_is_killed() {
 }
 
 #[tokio::test]
+async fn a_machine_that_is_given_up_takes_its_vmm_along() {
+    for driver in drivers() {
+        let machine = boot(driver.as_ref(), &[]).await;
+        let record = machine.vm.record();
+        drop(machine);
+        let processes = std::iter::once(record.vmm).chain(record.helpers);
+        for process in processes {
+            assert!(!process.is_alive(), "{}", driver.name());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_vmm_that_ends_at_once_is_named() {
     for vmm in Vmm::ALL {
         // SAFETY: what else reads the environment here does so through the standard library's lock.

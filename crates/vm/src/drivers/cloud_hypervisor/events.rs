@@ -55,16 +55,24 @@ impl Event {
 }
 
 impl Events {
-    /// Reads them until the VMM's end, and ends it when its guest restarts: a machine starts once.
+    /// Reads them until the VMM's end, and ends it when its guest restarts, as a machine starts once, or when what it
+    /// says cannot be read, as a restart would then not be seen.
     pub(super) fn follow(
         stream: impl AsyncRead + Unpin + Send + 'static,
-        vmm: Arc<Process>,
+        vmm: &Arc<Process>,
     ) -> Self {
         let guest_end = Arc::new(Mutex::new(None));
         let (end, ended) = watch::channel(false);
+        // Whoever gives the machine up ends the VMM, whether or not somebody reads here.
+        let vmm = Arc::downgrade(vmm);
         tokio::spawn({
             let guest_end = Arc::clone(&guest_end);
             async move {
+                let end_vmm = || {
+                    if let Some(vmm) = vmm.upgrade() {
+                        vmm.signal(Signal::SIGKILL);
+                    }
+                };
                 let noted = |event: Event| {
                     tracing::debug!(?event, "event of Cloud Hypervisor");
                     let Some(cause) = event.guest_end() else {
@@ -73,11 +81,12 @@ impl Events {
                     let mut first = guest_end.lock().expect("no holder of this lock panics");
                     first.get_or_insert(cause);
                     if cause == GuestEnd::Restart {
-                        vmm.signal(Signal::SIGKILL);
+                        end_vmm();
                     }
                 };
                 if let Err(error) = read(stream, noted).await {
-                    tracing::warn!(%error, "cannot read Cloud Hypervisor's events");
+                    tracing::error!(%error, "cannot read Cloud Hypervisor's events, so it is ended");
+                    end_vmm();
                 }
                 end.send_replace(true);
             }
@@ -166,6 +175,20 @@ mod tests {
         let endless = format!("{{\"source\": \"{}", "x".repeat(MAX_EVENT));
         let (_, result) = names(&[&endless]).await;
         result.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_vmm_whose_guest_restarts_or_that_is_not_understood_is_ended() {
+        for (said, guest_end) in [(REBOOTING, Some(GuestEnd::Restart)), ("}", None)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut command = tokio::process::Command::new("sleep");
+            command.arg("1000");
+            let vmm = Process::spawn(command, vec![], &dir.path().join("log")).unwrap();
+            let vmm = Arc::new(vmm);
+            let events = Events::follow(io::Cursor::new(said), &vmm);
+            vmm.wait().await;
+            assert_eq!(events.guest_end().await, guest_end);
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Parts {
         Ok(Self {
             api: Api::new(&run_dir),
             console: Console::follow(readers.console, &run_dir.join("console.log")).await?,
-            events: Events::follow(readers.events, Arc::clone(vmm)),
+            events: Events::follow(readers.events, vmm),
             run_dir,
             booting,
         })
