@@ -21,8 +21,8 @@ use crate::vmm::Vmm;
 /// What the contenders run.
 pub(crate) const COMMAND: [&str; 2] = ["echo", "ready"];
 const STREAM_BYTES: u64 = 64 << 20;
-const FILE_BYTES: u64 = 64 << 20;
-const SMALL_FILES: u32 = 200;
+pub(crate) const FILE_BYTES: u64 = 64 << 20;
+pub(crate) const SMALL_FILES: u32 = 200;
 /// What `hull run` makes a machine of 128 MiB of.
 const CONTAINER_MEMORY: &str = "64m";
 const MACHINE_MEMORY_MIB: u64 = 128;
@@ -70,7 +70,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn hull_run(&self, options: &[&str]) -> std::process::Command {
+    pub(crate) fn hull_run(&self, options: &[&str]) -> std::process::Command {
         let mut command = self.hull.command(["run", "--rm", "--pull", "never"]);
         command.args(options).arg(&self.image).args(COMMAND);
         command
@@ -206,14 +206,16 @@ impl Bench<'_> {
     }
 
     /// A pod with this program in it that may open vsock streams, and the program's path.
-    fn pod_with_program<'h>(
+    pub(crate) fn pod_with_program<'h>(
         &self,
         hull: &'h Hull,
         name: &'static str,
+        further: &[String],
     ) -> Result<(Pod<'h>, String)> {
         let mut options = inside::mounts()?;
         // The default filter has no vsock for containers.
         options.extend(["--security-opt", "seccomp=unconfined"].map(str::to_owned));
+        options.extend_from_slice(further);
         let pod = Pod::start(hull, name, &options, &self.image)?;
         let program = std::env::current_exe()?;
         let program = program.to_str().context("this program's path is no text")?;
@@ -225,7 +227,7 @@ impl Bench<'_> {
         const GROUP: &str = "stdio";
         let mut table = Table::default();
         {
-            let (pod, program) = self.pod_with_program(self.hull, "bench-stdio")?;
+            let (pod, program) = self.pod_with_program(self.hull, "bench-stdio", &[])?;
             let streams = Streams::new(&pod, &program, STREAM_BYTES)?;
             for round in 0..self.runs {
                 self.progress(GROUP, round)?;
@@ -259,8 +261,8 @@ impl Bench<'_> {
         {
             let over_vsock = Hull::new().with_settings("vm.file_sharing = 'vsock'");
             timing::output(&mut over_vsock.command(["pull", &self.image]))?;
-            let (pod, program) = self.pod_with_program(self.hull, "bench-files")?;
-            let (slow, _) = self.pod_with_program(&over_vsock, "bench-files-vsock")?;
+            let (pod, program) = self.pod_with_program(self.hull, "bench-files", &[])?;
+            let (slow, _) = self.pod_with_program(&over_vsock, "bench-files-vsock", &[])?;
             let container = |pod, name| Place::Container(pod, program.clone(), name);
             let places = [
                 Place::Host(dir.to_owned()),

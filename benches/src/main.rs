@@ -15,6 +15,7 @@ mod sample;
 mod streams;
 mod timing;
 mod vmm;
+mod vmms;
 
 use std::fs;
 use std::path::PathBuf;
@@ -69,6 +70,7 @@ enum Group {
     Files,
     Pods,
     Podman,
+    Vmms,
 }
 
 fn main() -> ExitCode {
@@ -127,6 +129,7 @@ fn bench(arguments: &Arguments) -> Result<bool> {
             Group::Files => bench.files(dir.path())?,
             Group::Pods => bench.pods(arguments.pods)?,
             Group::Podman => bench.podman()?,
+            Group::Vmms => bench.vmms()?,
         }
     }
     print!("{}", bench.report.table());
