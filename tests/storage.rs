@@ -176,3 +176,10 @@ fn directories_may_have_colons_and_commas_in_their_names() {
     assert_eq!(hull(&[&run[..], &script].concat()).ok(), "kept\n");
     assert!(!root.join("x").exists());
 }
+
+#[test]
+fn a_large_file_is_written_whole() {
+    let script = "dd if=/dev/zero of=/f bs=1M count=16 conv=fsync 2>/dev/null && wc -c < /f";
+    let written = Hull::new().run(&[], &["sh", "-c", script]).ok();
+    assert_eq!(written, "16777216\n");
+}

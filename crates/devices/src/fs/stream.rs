@@ -156,15 +156,20 @@ impl Exchange {
         }
         let write = self.memory.write_slice(&length, REQUEST);
         write.map_err(|_| Error::Memory)?;
-        let rest = GuestAddress(REQUEST.0 + 4);
-        let read = self
-            .memory
-            .read_exact_volatile_from(rest, stream, bytes as usize - 4);
-        match read {
-            Ok(()) => Ok(Some(bytes)),
-            // In the middle of a request.
-            Err(_) => Ok(None),
+        // What is exact in the memory's own calls is one read, and a request arrives in pieces.
+        let mut read = 4;
+        while read < bytes as usize {
+            let place = GuestAddress(REQUEST.0 + read as u64);
+            let piece = self
+                .memory
+                .read_volatile_from(place, stream, bytes as usize - read);
+            match piece {
+                // In the middle of a request.
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(piece) => read += piece,
+            }
         }
+        Ok(Some(bytes))
     }
 
     /// What the answer to a request of this length may take. The crate reads as much of a file as there is room for, not
@@ -220,7 +225,15 @@ impl Exchange {
         if length == 0 {
             let _ = stream.write_all(&NO_ANSWER);
         } else {
-            let _ = self.memory.write_all_volatile_to(ANSWER, stream, length);
+            let mut written = 0;
+            while written < length {
+                let place = GuestAddress(ANSWER.0 + written as u64);
+                let rest = length - written;
+                match self.memory.write_volatile_to(place, stream, rest) {
+                    Ok(0) | Err(_) => return,
+                    Ok(piece) => written += piece,
+                }
+            }
         }
     }
 }
