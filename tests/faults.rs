@@ -2,7 +2,7 @@
 
 use std::process::Child;
 
-use harness::machine::vmm;
+use harness::machine::{vmm, vmm_title};
 use harness::traces::{pids_of, pods_only, processes_with, wait_for_end};
 use harness::{Hull, Outcome, run_arguments};
 use nix::sys::signal::{Signal, kill};
@@ -42,11 +42,8 @@ fn a_killed_vmm_is_named() {
     kill(Pid::from_raw(vmm), Signal::SIGKILL).expect("killed");
     let outcome = outcome(child);
     assert_eq!(outcome.code(), 125);
-    assert!(
-        outcome.stderr().contains("was killed by signal 9"),
-        "{}",
-        outcome.stderr()
-    );
+    let cause = format!("{} was killed by signal 9", vmm_title());
+    assert!(outcome.stderr().contains(&cause), "{}", outcome.stderr());
     assert_nothing_runs(&hull);
 }
 

@@ -15,6 +15,12 @@ pub fn vmm() -> &'static str {
     crate::settings::vmm().program().name
 }
 
+/// What errors call it.
+#[must_use]
+pub fn vmm_title() -> &'static str {
+    crate::settings::vmm().program().title
+}
+
 /// The environment variable that names another one of this VMM's.
 #[must_use]
 pub fn vmm_variable() -> &'static str {

@@ -89,6 +89,14 @@ pub fn describe_status(status: Option<std::process::ExitStatus>) -> String {
     }
 }
 
+/// A cause, and what the process said before, if it said anything.
+pub(crate) fn with_last_words(cause: String, said: &str) -> String {
+    match said.is_empty() {
+        true => cause,
+        false => format!("{cause}: {said}"),
+    }
+}
+
 /// A helper process: started here, or taken over.
 #[derive(Debug)]
 pub struct Process {
@@ -211,11 +219,7 @@ impl Process {
             tokio::time::sleep(HEAD_START).await;
         }
         let how = describe_status(status);
-        let said = self.log_tail();
-        match said.is_empty() {
-            true => format!("{} {how}", self.program),
-            false => format!("{} {how}: {said}", self.program),
-        }
+        with_last_words(format!("{} {how}", self.program), &self.log_tail())
     }
 
     /// Whether the process has not ended.

@@ -9,6 +9,8 @@ use crate::process::find_program;
 /// A program that a VMM is.
 #[derive(Debug)]
 pub struct Program {
+    /// What people call it.
+    pub title: &'static str,
     /// Its file name.
     pub name: &'static str,
     /// The environment variable that names another one by path.

@@ -12,11 +12,11 @@ use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
 use crate::memory::Booting;
 use crate::pipe;
-use crate::process::{Process, describe_status};
+use crate::process::{Process, describe_status, with_last_words};
 
-use super::NAME;
 use super::api::Api;
 use super::events::{self, Events, GuestEnd};
+use super::{NAME, PROGRAM};
 
 /// Our ends of the VMM's pipes.
 #[derive(Debug)]
@@ -105,11 +105,8 @@ impl Vm for Machine {
             Some(GuestEnd::PowerOff) => "the guest ended".to_owned(),
             Some(GuestEnd::Restart) => "the guest's kernel panicked or restarted".to_owned(),
             None => {
-                let how = describe_status(status);
-                match self.vmm.log_tail().as_str() {
-                    "" => format!("Cloud Hypervisor {how}"),
-                    said => format!("Cloud Hypervisor {how}: {said}"),
-                }
+                let how = format!("{} {}", PROGRAM.title, describe_status(status));
+                with_last_words(how, &self.vmm.log_tail())
             }
         };
         Exit {

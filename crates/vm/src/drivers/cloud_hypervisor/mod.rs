@@ -35,6 +35,7 @@ use machine::{Machine, Parts, Readers};
 const NAME: &str = "cloud-hypervisor";
 /// Its program.
 pub const PROGRAM: Program = Program {
+    title: "Cloud Hypervisor",
     name: "cloud-hypervisor",
     variable: "HULL_CLOUD_HYPERVISOR",
     advice: "put Cloud Hypervisor's program there, or name it by the variable HULL_CLOUD_HYPERVISOR",

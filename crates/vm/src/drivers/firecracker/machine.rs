@@ -10,10 +10,10 @@ use crate::accel::Accelerator;
 use crate::console::Console;
 use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
-use crate::process::{Process, describe_status};
+use crate::process::{Process, describe_status, with_last_words};
 
-use super::NAME;
 use super::api::{Api, State};
+use super::{NAME, PROGRAM};
 
 /// It exits so when its seccomp filter has stopped it (`src/vmm/src/lib.rs` of its sources).
 const BAD_SYSCALL: i32 = 148;
@@ -56,12 +56,9 @@ impl Machine {
             Some(BAD_SYSCALL) => "made a system call that its filter forbids".to_owned(),
             _ => describe_status(status),
         };
-        let cause = match self.vmm.log_tail().as_str() {
-            "" => format!("Firecracker {how}"),
-            said => format!("Firecracker {how}: {said}"),
-        };
+        let cause = format!("{} {how}", PROGRAM.title);
         Exit {
-            cause,
+            cause: with_last_words(cause, &self.vmm.log_tail()),
             by_guest: false,
         }
     }

@@ -36,6 +36,7 @@ use machine::Machine;
 const NAME: &str = "firecracker";
 /// Its program.
 pub const PROGRAM: Program = Program {
+    title: "Firecracker",
     name: "firecracker",
     variable: "HULL_FIRECRACKER",
     advice: "put Firecracker's program there, or name it by the variable HULL_FIRECRACKER",

@@ -12,7 +12,7 @@ use crate::console::Console;
 use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
 use crate::memory::Booting;
-use crate::process::{Process, describe_status};
+use crate::process::{Process, describe_status, with_last_words};
 
 use super::command_line::Sockets;
 use super::qmp::Qmp;
@@ -97,20 +97,18 @@ impl Machine {
     }
 
     fn describe(&self, status: Option<std::process::ExitStatus>) -> Exit {
+        const TITLE: &str = PROGRAM.title;
         let (cause, by_guest) = match self.parts.connections.qmp.shutdown_cause() {
             Some(ShutdownCause::guest_panic) => ("the guest's kernel panicked".to_owned(), true),
             Some(ShutdownCause::guest_reset | ShutdownCause::guest_shutdown) => {
                 ("the guest ended".to_owned(), true)
             }
-            Some(reason) => (format!("QEMU shut down ({reason:?})"), false),
-            None => (format!("QEMU {}", describe_status(status)), false),
+            Some(reason) => (format!("{TITLE} shut down ({reason:?})"), false),
+            None => (format!("{TITLE} {}", describe_status(status)), false),
         };
         // What QEMU itself says matters when the end was not the guest's.
         let said = if by_guest { String::new() } else { self.said() };
-        let cause = match said.is_empty() {
-            true => cause,
-            false => format!("{cause}: {said}"),
-        };
+        let cause = with_last_words(cause, &said);
         Exit { cause, by_guest }
     }
 }

@@ -31,6 +31,7 @@ use machine::Machine;
 const NAME: &str = "qemu";
 /// QEMU's program.
 pub const PROGRAM: Program = Program {
+    title: "QEMU",
     name: "qemu-system-x86_64",
     variable: "HULL_QEMU",
     advice: "install the package qemu-system-x86",
