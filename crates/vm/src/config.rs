@@ -186,8 +186,14 @@ impl FromStr for MacAddress {
 pub const MIN_MEMORY_MIB: u32 = 64;
 /// Most memory that one guest gets, MiB (1 TiB).
 pub const MAX_MEMORY_MIB: u32 = 1 << 20;
+/// The guest's address on vsock, of which nobody takes notice: the hybrid socket is this guest's alone.
+pub(crate) const GUEST_CID: u32 = 3;
 /// Most virtual CPUs, the guest kernel's own limit.
 pub const MAX_VCPUS: u32 = 64;
+
+/// What every guest's kernel is told: it says little, does not stay when it panics, trusts the CPU's random numbers
+/// and does not test its ciphers.
+const KERNEL_ARGUMENTS: &str = "quiet panic=-1 random.trust_cpu=on cryptomgr.notests";
 
 impl VmConfig {
     /// Checks what every driver needs.
@@ -199,13 +205,7 @@ impl VmConfig {
         self.max.validate()?;
         self.boot.validate()
     }
-}
 
-/// What every guest's kernel is told: it says little, does not stay when it panics, trusts the CPU's random numbers
-/// and does not test its ciphers.
-const KERNEL_ARGUMENTS: &str = "quiet panic=-1 random.trust_cpu=on cryptomgr.notests";
-
-impl VmConfig {
     /// The directory of the vsock socket.
     pub(crate) fn vsock_dir(&self) -> &Path {
         match self.vsock.parent() {

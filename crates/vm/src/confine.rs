@@ -59,9 +59,7 @@ impl Identity {
             },
         }
     }
-}
 
-impl Identity {
     /// Gives a file of ours to the VMM, which opens, connects to or writes it by itself.
     pub(crate) fn give(self, path: &Path) -> Result<(), VmError> {
         match self {

@@ -24,14 +24,30 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// What a VMM answers.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) body: Vec<u8>,
+    status: StatusCode,
+    body: Vec<u8>,
 }
 
 impl Answer {
     /// The body for people.
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).trim().to_owned()
+    }
+
+    /// That `command` was done. Of a refusal, `why` finds the VMM's own words in the body, where they are.
+    ///
+    /// # Errors
+    /// When it was refused.
+    pub(crate) fn done(
+        &self,
+        command: &'static str,
+        why: impl FnOnce(&[u8]) -> Option<String>,
+    ) -> Result<(), VmError> {
+        if self.status.is_success() {
+            return Ok(());
+        }
+        let answer = why(&self.body).unwrap_or_else(|| format!("{}: {}", self.status, self.text()));
+        Err(VmError::Refused { command, answer })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -31,31 +32,35 @@ pub(crate) struct Memory {
     pub(crate) limit_mib: Option<u32>,
 }
 
-/// The memory of a machine whose guest is to come up.
+/// The memory of a machine whose guest is to come up; nothing once it is, and of a machine that another process has
+/// started.
+#[derive(Debug, Default)]
+pub(crate) struct Booting(Mutex<Option<Started>>);
+
 #[derive(Debug)]
-pub(crate) struct Booting {
+struct Started {
     size: MachineSize,
     memory: Memory,
     file: File,
 }
 
 impl Booting {
-    /// Makes the memory's file, of which nothing is there yet.
-    pub(crate) fn new(size: MachineSize, memory: Memory) -> Result<Self, VmError> {
+    /// Makes the memory's file, of which nothing is there yet, and our copy of it for the VMM.
+    pub(crate) fn new(size: MachineSize, memory: Memory) -> Result<(Self, OwnedFd), VmError> {
         let file = memory.file()?;
-        Ok(Self { size, memory, file })
-    }
-
-    /// The file, to be handed over.
-    pub(crate) fn for_vmm(&self) -> Result<OwnedFd, VmError> {
-        let file = self.file.try_clone();
-        let file = file.map_err(VmError::host("hand the guest's memory over"))?;
-        Ok(file.into())
+        let for_vmm = file.try_clone();
+        let for_vmm = for_vmm.map_err(VmError::host("hand the guest's memory over"))?;
+        let started = Started { size, memory, file };
+        Ok((Self(Mutex::new(Some(started))), for_vmm.into()))
     }
 
     /// Once the guest is up: gives back what it does not use yet.
-    pub(crate) fn done(self) -> Result<(), VmError> {
-        self.memory.give_back_unused(self.size, &self.file)
+    pub(crate) fn done(&self) -> Result<(), VmError> {
+        let started = self.0.lock().expect("no holder of this lock panics").take();
+        match started {
+            Some(started) => started.memory.give_back_unused(started.size, &started.file),
+            None => Ok(()),
+        }
     }
 }
 

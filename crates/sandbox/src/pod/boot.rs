@@ -46,8 +46,7 @@ impl Pod {
         let ready = ReadyListener::bind(&vsock(state_dir))?;
         let vmm = driver.capabilities();
         let room = vmm.devices - DEVICES;
-        let network = PendingNetwork::new(&config.network, room, vmm.net).await?;
-        let (network, interfaces) = network;
+        let (network, interfaces) = PendingNetwork::new(&config.network, room, vmm.net).await?;
         let share = Share::start(state_dir, &vm_dir, files, &vsock(state_dir))?;
         let vm_config = vm_config(&config, state_dir, files, interfaces);
         // The guest boots while its network is made.

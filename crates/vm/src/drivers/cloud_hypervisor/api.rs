@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hyper::Method;
 
 use crate::error::VmError;
-use crate::http::{self, Answer};
+use crate::http;
 
 /// Where all of its paths begin.
 const BASE: &str = "/api/v1";
@@ -32,22 +32,14 @@ impl Api {
     pub(super) async fn put(&self, action: &'static str) -> Result<(), VmError> {
         let path = format!("{BASE}/{action}");
         let answer = http::send(&self.socket, Method::PUT, &path, None, action).await?;
-        match answer.status.is_success() {
-            true => Ok(()),
-            false => Err(VmError::Refused {
-                command: action,
-                answer: why(&answer),
-            }),
-        }
+        answer.done(action, why)
     }
 }
 
 /// The errors of a refusal, the outermost first: an array of strings.
-fn why(answer: &Answer) -> String {
-    match serde_json::from_slice::<Vec<String>>(&answer.body) {
-        Ok(chain) => chain.join(": "),
-        Err(_) => format!("{}: {}", answer.status, answer.text()),
-    }
+fn why(body: &[u8]) -> Option<String> {
+    let chain: Vec<String> = serde_json::from_slice(body).ok()?;
+    Some(chain.join(": "))
 }
 
 #[cfg(test)]

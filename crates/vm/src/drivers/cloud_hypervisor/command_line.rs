@@ -2,13 +2,11 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use crate::config::{Device, VmConfig};
+use crate::config::{Device, GUEST_CID, VmConfig};
 use crate::error::VmError;
 use crate::memory::Memory;
 use crate::process;
 
-/// The guest's address, of which nobody takes notice: the hybrid socket is this guest's alone.
-const GUEST_CID: u32 = 3;
 /// Requests that the file server takes at once, as with every other VMM.
 const FS_QUEUE: u32 = 1024;
 

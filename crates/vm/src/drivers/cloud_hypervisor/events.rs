@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -33,9 +33,14 @@ pub(super) enum GuestEnd {
 
 /// The events of a running VMM.
 #[derive(Debug)]
-pub(super) struct Events {
-    guest_end: Arc<Mutex<Option<GuestEnd>>>,
-    ended: watch::Receiver<bool>,
+pub(super) struct Events(watch::Receiver<Heard>);
+
+/// What has been read of them.
+#[derive(Debug, Default)]
+struct Heard {
+    guest_end: Option<GuestEnd>,
+    /// There will be no more.
+    all: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,47 +66,41 @@ impl Events {
         stream: impl AsyncRead + Unpin + Send + 'static,
         vmm: &Arc<Process>,
     ) -> Self {
-        let guest_end = Arc::new(Mutex::new(None));
-        let (end, ended) = watch::channel(false);
+        let (hear, heard) = watch::channel(Heard::default());
         // Whoever gives the machine up ends the VMM, whether or not somebody reads here.
         let vmm = Arc::downgrade(vmm);
-        tokio::spawn({
-            let guest_end = Arc::clone(&guest_end);
-            async move {
-                let end_vmm = || {
-                    if let Some(vmm) = vmm.upgrade() {
-                        vmm.signal(Signal::SIGKILL);
-                    }
+        tokio::spawn(async move {
+            let end_vmm = || {
+                if let Some(vmm) = vmm.upgrade() {
+                    vmm.signal(Signal::SIGKILL);
+                }
+            };
+            let noted = |event: Event| {
+                tracing::debug!(?event, "event of Cloud Hypervisor");
+                let Some(cause) = event.guest_end() else {
+                    return;
                 };
-                let noted = |event: Event| {
-                    tracing::debug!(?event, "event of Cloud Hypervisor");
-                    let Some(cause) = event.guest_end() else {
-                        return;
-                    };
-                    let mut first = guest_end.lock().expect("no holder of this lock panics");
-                    first.get_or_insert(cause);
-                    if cause == GuestEnd::Restart {
-                        end_vmm();
-                    }
-                };
-                if let Err(error) = read(stream, noted).await {
-                    tracing::error!(%error, "cannot read Cloud Hypervisor's events, so it is ended");
+                hear.send_modify(|heard| {
+                    heard.guest_end.get_or_insert(cause);
+                });
+                if cause == GuestEnd::Restart {
                     end_vmm();
                 }
-                end.send_replace(true);
+            };
+            if let Err(error) = read(stream, noted).await {
+                tracing::error!(%error, "cannot read Cloud Hypervisor's events, so it is ended");
+                end_vmm();
             }
+            hear.send_modify(|heard| heard.all = true);
         });
-        Self { guest_end, ended }
+        Self(heard)
     }
 
     /// How the guest ended its machine, if it was the guest. After the VMM's end.
     pub(super) async fn guest_end(&self) -> Option<GuestEnd> {
         // An error means that the reader is gone, which is an end too.
-        let _ = self.ended.clone().wait_for(|ended| *ended).await;
-        *self
-            .guest_end
-            .lock()
-            .expect("no holder of this lock panics")
+        let _ = self.0.clone().wait_for(|heard| heard.all).await;
+        self.0.borrow().guest_end
     }
 }
 

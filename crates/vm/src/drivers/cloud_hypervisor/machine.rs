@@ -1,7 +1,7 @@
 //! A Cloud Hypervisor process that runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::net::unix::pipe::Receiver;
@@ -42,8 +42,7 @@ pub(super) struct Parts {
     api: Api,
     console: Console,
     events: Events,
-    /// Of a machine that this process has started.
-    booting: Mutex<Option<Booting>>,
+    booting: Booting,
 }
 
 impl Parts {
@@ -51,7 +50,7 @@ impl Parts {
         run_dir: PathBuf,
         readers: Readers,
         vmm: &Arc<Process>,
-        booting: Mutex<Option<Booting>>,
+        booting: Booting,
     ) -> Result<Self, VmError> {
         Ok(Self {
             api: Api::new(&run_dir),
@@ -116,11 +115,7 @@ impl Vm for Machine {
     }
 
     fn booted(&self) -> Result<(), VmError> {
-        let booting = self.parts.booting.lock();
-        match booting.expect("no holder of this lock panics").take() {
-            Some(booting) => booting.done(),
-            None => Ok(()),
-        }
+        self.parts.booting.done()
     }
 
     async fn pause(&self) -> Result<(), VmError> {

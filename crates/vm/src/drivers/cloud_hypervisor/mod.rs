@@ -14,7 +14,7 @@ mod events;
 mod machine;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::process::Command;
@@ -95,9 +95,9 @@ impl Driver for CloudHypervisor {
         let console = pipe::make(&pipe::console(&run_dir), identity)?;
         let events = pipe::make(&events::pipe(&run_dir), identity)?;
         let memory = Memory::new(config.size, config.max, LAYOUT);
-        let booting = Booting::new(config.size, memory)?;
+        let (booting, file) = Booting::new(config.size, memory)?;
         let readers = Readers::open(&run_dir)?;
-        let handed = Handed::open(&config, booting.for_vmm()?, api, console, events)?;
+        let handed = Handed::open(&config, file, api, console, events)?;
         let line = CommandLine::new(config, memory, handed)?;
         tracing::debug!(arguments = ?line.arguments, "starting Cloud Hypervisor");
         let mut command = Command::new(&self.program);
@@ -106,14 +106,15 @@ impl Driver for CloudHypervisor {
         let log = process::log_of(&run_dir, PROGRAM.name);
         let vmm = Arc::new(Process::spawn(command, line.inherited, &log)?);
         // From here on the VMM alone holds the pipes' other ends, and its end is theirs.
-        let parts = Parts::follow(run_dir, readers, &vmm, Mutex::new(Some(booting))).await?;
+        let parts = Parts::follow(run_dir, readers, &vmm, booting).await?;
         Ok(Box::new(Machine::new(vmm, accelerator, parts)))
     }
 
     async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
         let vmm = Arc::new(Process::attach(record.vmm, PROGRAM.name)?);
         let readers = Readers::open(&record.run_dir)?;
-        let parts = Parts::follow(record.run_dir.clone(), readers, &vmm, Mutex::default()).await?;
+        let parts =
+            Parts::follow(record.run_dir.clone(), readers, &vmm, Booting::default()).await?;
         Ok(Box::new(Machine::new(vmm, record.accelerator, parts)))
     }
 }

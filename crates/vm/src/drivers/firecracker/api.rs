@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::confine::Identity;
 use crate::error::VmError;
-use crate::http::{self, Answer};
+use crate::http;
 use crate::process;
 
 /// The directory in which it makes its socket.
@@ -67,26 +67,18 @@ impl Api {
         let body = json!({"state": command});
         let sent = http::send(&self.socket, Method::PATCH, "/vm", Some(&body), command);
         let answer = sent.await?;
-        match answer.status.is_success() {
-            true => Ok(()),
-            false => Err(VmError::Refused {
-                command,
-                answer: why(&answer),
-            }),
-        }
+        answer.done(command, why)
     }
 }
 
 /// What it says about a refusal.
-fn why(answer: &Answer) -> String {
+fn why(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Fault {
         fault_message: String,
     }
-    match serde_json::from_slice::<Fault>(&answer.body) {
-        Ok(fault) => fault.fault_message,
-        Err(_) => format!("{}: {}", answer.status, answer.text()),
-    }
+    let fault: Fault = serde_json::from_slice(body).ok()?;
+    Some(fault.fault_message)
 }
 
 #[cfg(test)]

@@ -7,13 +7,11 @@ use std::os::fd::OwnedFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 
-use crate::config::{Device, VmConfig};
+use crate::config::{Device, GUEST_CID, VmConfig};
 use crate::error::VmError;
 use crate::memory::Memory;
 use crate::process::path_of;
 
-/// The guest's address, of which nobody takes notice: the hybrid socket is this guest's alone.
-const GUEST_CID: u32 = 3;
 /// Most virtual CPUs.
 const MAX_VCPUS: u32 = 32;
 

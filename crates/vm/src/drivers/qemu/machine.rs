@@ -1,7 +1,6 @@
 //! A QEMU process that runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use async_trait::async_trait;
 use qapi::qmp::{self, ShutdownCause};
@@ -24,8 +23,7 @@ pub(super) struct Parts {
     pub(super) run_dir: PathBuf,
     pub(super) accelerator: Accelerator,
     pub(super) connections: Connections,
-    /// Of a machine that this process has started.
-    pub(super) booting: Mutex<Option<Booting>>,
+    pub(super) booting: Booting,
 }
 
 /// Our ends of QEMU's sockets.
@@ -82,7 +80,7 @@ impl Machine {
                 accelerator: record.accelerator,
                 connections: Connections::open(&Sockets::in_dir(&record.run_dir), &record.run_dir)
                     .await?,
-                booting: Mutex::default(),
+                booting: Booting::default(),
             },
         })
     }
@@ -142,11 +140,7 @@ impl Vm for Machine {
     }
 
     fn booted(&self) -> Result<(), VmError> {
-        let booting = self.parts.booting.lock();
-        match booting.expect("no holder of this lock panics").take() {
-            Some(booting) => booting.done(),
-            None => Ok(()),
-        }
+        self.parts.booting.done()
     }
 
     async fn pause(&self) -> Result<(), VmError> {

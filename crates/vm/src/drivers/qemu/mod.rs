@@ -10,7 +10,6 @@ mod qmp;
 
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 use async_trait::async_trait;
 use tokio::process::Command;
@@ -141,8 +140,7 @@ impl Qemu {
         let run_dir = config.run_dir.clone();
         let network = config.network_namespace.take();
         let memory = Memory::new(config.size, config.max, LAYOUT);
-        let booting = Booting::new(config.size, memory)?;
-        let file = booting.for_vmm()?;
+        let (booting, file) = Booting::new(config.size, memory)?;
         let handed = Handed::open(&config, file, sockets, qmp_listener, console_listener)?;
         let line = CommandLine::new(config, memory, accelerator, handed)?;
         tracing::debug!(arguments = ?line.arguments, "starting QEMU");
@@ -158,7 +156,7 @@ impl Qemu {
             run_dir,
             accelerator,
             connections,
-            booting: Mutex::new(Some(booting)),
+            booting,
         };
         Ok((vmm, parts))
     }
