@@ -8,6 +8,7 @@
 //! Nothing here knows of containers.
 
 pub mod accel;
+mod command_line;
 pub mod config;
 mod confine;
 pub mod console;
@@ -20,6 +21,8 @@ mod memory;
 mod pipe;
 pub mod process;
 mod program;
+#[cfg(test)]
+mod sample;
 #[cfg(test)]
 mod schema;
 pub mod socket;

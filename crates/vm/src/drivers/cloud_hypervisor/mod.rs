@@ -28,7 +28,7 @@ use crate::pipe;
 use crate::process::{self, Process};
 use crate::program::Program;
 
-use command_line::{CommandLine, Handed};
+use command_line::Handed;
 use machine::{Machine, Parts, Readers};
 
 /// [`Driver::name`].
@@ -98,7 +98,7 @@ impl Driver for CloudHypervisor {
         let (booting, file) = Booting::new(config.size, memory)?;
         let readers = Readers::open(&run_dir)?;
         let handed = Handed::open(&config, file, api, console, events)?;
-        let line = CommandLine::new(config, memory, handed)?;
+        let line = command_line::build(config, memory, handed)?;
         tracing::debug!(arguments = ?line.arguments, "starting Cloud Hypervisor");
         let mut command = Command::new(&self.program);
         command.args(&line.arguments);

@@ -118,35 +118,12 @@ pub(super) fn write(json: &Value) -> Result<OwnedFd, VmError> {
 mod tests {
     use super::super::LAYOUT;
     use super::*;
-    use crate::accel::Acceleration;
-    use crate::config::{Boot, MacAddress, MachineSize};
+    use crate::config::MachineSize;
+    use crate::sample::{self, SIZE, fd, net};
     use crate::schema::Schema;
 
-    const SIZE: MachineSize = MachineSize {
-        vcpus: 2,
-        memory_mib: 256,
-    };
-
-    fn fd() -> OwnedFd {
-        File::open("/dev/null").unwrap().into()
-    }
-
     fn file(max: MachineSize, devices: Vec<Device>) -> Result<Value, VmError> {
-        let config = VmConfig {
-            id: "test".to_owned(),
-            run_dir: "/run/x".into(),
-            boot: Boot {
-                kernel: "/guest/vmlinux".into(),
-                initramfs: "/guest/initramfs.img".into(),
-                arguments: vec!["extra=1".to_owned()],
-            },
-            size: SIZE,
-            max,
-            acceleration: Acceleration::Auto,
-            vsock: "/run/x/vsock/guest.sock".into(),
-            devices,
-            network_namespace: None,
-        };
+        let config = sample::config(max, devices);
         let places = Places {
             kernel: fd(),
             initramfs: fd(),
@@ -157,19 +134,9 @@ mod tests {
         Ok(file.json)
     }
 
-    fn net() -> Device {
-        Device::Net {
-            tap: fd(),
-            vhost: None,
-            mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            mtu: 1400,
-            offload: true,
-        }
-    }
-
     #[test]
     fn nothing_but_a_tap_is_named() {
-        let file = file(SIZE, vec![net()]).unwrap();
+        let file = file(SIZE, vec![net(true)]).unwrap();
         assert!(!file.to_string().contains("/run/x"), "{file}");
         assert!(!file.to_string().contains("/guest/"), "{file}");
         let net = &file["network-interfaces"][0];
@@ -213,7 +180,7 @@ mod tests {
         let Some(schema) = Schema::of("firecracker.yaml") else {
             return;
         };
-        let file = file(SIZE, vec![net(), Device::Rng, Device::Balloon]).unwrap();
+        let file = file(SIZE, vec![net(true), Device::Rng, Device::Balloon]).unwrap();
         let parts = file.as_object().unwrap();
         for (part, value) in parts {
             let definition = match part.as_str() {

@@ -1,11 +1,12 @@
 //! QEMU's command line, from a [`VmConfig`].
 
 use std::fmt::Write;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::accel::Accelerator;
+use crate::command_line::CommandLine;
 use crate::config::{Device, VmConfig};
 use crate::error::VmError;
 use crate::memory::Memory;
@@ -90,173 +91,152 @@ fn connect(path: &Path) -> Result<OwnedFd, VmError> {
     Ok(stream.into())
 }
 
-/// Arguments, and the descriptors that they name.
-#[derive(Debug)]
-pub(super) struct CommandLine {
-    pub(super) arguments: Vec<String>,
-    pub(super) inherited: Vec<OwnedFd>,
+/// The command line for this machine.
+pub(super) fn build(
+    config: VmConfig,
+    memory: Memory,
+    accelerator: Accelerator,
+    handed: Handed,
+) -> Result<CommandLine, VmError> {
+    let mut line = CommandLine::default();
+    let file = line.path_of(handed.memory);
+    add_machine(&mut line, &config, memory, &file, accelerator);
+    for (option, file) in [("-kernel", handed.kernel), ("-initrd", handed.initramfs)] {
+        let path = line.path_of(file);
+        line.option(option, path);
+    }
+    line.option("-append", kernel_command_line(&config, memory, accelerator));
+    let fd = line.hand_over(handed.console_listener);
+    line.option(
+        "-chardev",
+        format!("socket,id=console,fd={fd},server=on,wait=on"),
+    );
+    line.option("-serial", "chardev:console".to_owned());
+    let fd = line.hand_over(handed.qmp_listener);
+    line.option(
+        "-chardev",
+        format!("socket,id=qmp,fd={fd},server=on,wait=off"),
+    );
+    line.option("-mon", "chardev=qmp,mode=control".to_owned());
+    add_vhost_user(&mut line, "vsock", handed.vsock, "vhost-user-vsock-device");
+    for (index, device) in config.devices.into_iter().enumerate() {
+        add_device(&mut line, index, device, accelerator)?;
+    }
+    Ok(line)
 }
 
-impl CommandLine {
-    pub(super) fn new(
-        config: VmConfig,
-        memory: Memory,
-        accelerator: Accelerator,
-        handed: Handed,
-    ) -> Result<Self, VmError> {
-        let mut line = Self {
-            arguments: Vec::new(),
-            inherited: Vec::new(),
-        };
-        let file = line.hand_over(handed.memory);
-        line.machine(&config, memory, file, accelerator);
-        for (option, file) in [("-kernel", handed.kernel), ("-initrd", handed.initramfs)] {
-            let fd = line.hand_over(file);
-            line.option(option, format!("/proc/self/fd/{fd}"));
+/// A device whose other half is a process of ours.
+fn add_vhost_user(line: &mut CommandLine, id: &str, socket: OwnedFd, device: &str) {
+    let fd = line.hand_over(socket);
+    line.option("-chardev", format!("socket,id={id},fd={fd}"));
+    line.option("-device", format!("{device},chardev={id}"));
+}
+
+fn add_machine(
+    line: &mut CommandLine,
+    config: &VmConfig,
+    memory: Memory,
+    file: &str,
+    accelerator: Accelerator,
+) {
+    // Under KVM the guest has the paravirtual clock. TCG's guest takes the time from the RTC, for
+    // which it would wait a second if there were none.
+    let (rtc, accel, cpu) = match accelerator {
+        Accelerator::Kvm => ("off", "kvm".to_owned(), "host"),
+        Accelerator::Tcg => {
+            let accel = format!("tcg,thread=multi,tb-size={TRANSLATED_MIB}");
+            ("on", accel, "max")
         }
-        line.option("-append", kernel_command_line(&config, memory, accelerator));
-        let fd = line.hand_over(handed.console_listener);
-        line.option(
-            "-chardev",
-            format!("socket,id=console,fd={fd},server=on,wait=on"),
-        );
-        line.option("-serial", "chardev:console".to_owned());
-        let fd = line.hand_over(handed.qmp_listener);
-        line.option(
-            "-chardev",
-            format!("socket,id=qmp,fd={fd},server=on,wait=off"),
-        );
-        line.option("-mon", "chardev=qmp,mode=control".to_owned());
-        line.vhost_user("vsock", handed.vsock, "vhost-user-vsock-device");
-        for (index, device) in config.devices.into_iter().enumerate() {
-            line.device(index, device, accelerator)?;
-        }
-        Ok(line)
+    };
+    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        line.arguments.push(flag.to_owned());
     }
-
-    fn hand_over(&mut self, fd: OwnedFd) -> RawFd {
-        let number = fd.as_raw_fd();
-        self.inherited.push(fd);
-        number
-    }
-
-    /// A device whose other half is a process of ours.
-    fn vhost_user(&mut self, id: &str, socket: OwnedFd, device: &str) {
-        let fd = self.hand_over(socket);
-        self.option("-chardev", format!("socket,id={id},fd={fd}"));
-        self.option("-device", format!("{device},chardev={id}"));
-    }
-
-    fn option(&mut self, name: &str, value: String) {
-        self.arguments.extend([name.to_owned(), value]);
-    }
-
-    fn machine(
-        &mut self,
-        config: &VmConfig,
-        memory: Memory,
-        file: RawFd,
-        accelerator: Accelerator,
-    ) {
-        // Under KVM the guest has the paravirtual clock. TCG's guest takes the time from the RTC, for
-        // which it would wait a second if there were none.
-        let (rtc, accel, cpu) = match accelerator {
-            Accelerator::Kvm => ("off", "kvm".to_owned(), "host"),
-            Accelerator::Tcg => {
-                let accel = format!("tcg,thread=multi,tb-size={TRANSLATED_MIB}");
-                ("on", accel, "max")
-            }
-        };
-        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
-            self.arguments.push(flag.to_owned());
-        }
-        self.option("-name", format!("hull-{}", config.id));
-        self.option(
-            "-machine",
-            format!(
-                "microvm,acpi=off,x-option-roms=off,rtc={rtc},pit=off,pic=off,\
+    line.option("-name", format!("hull-{}", config.id));
+    line.option(
+        "-machine",
+        format!(
+            "microvm,acpi=off,x-option-roms=off,rtc={rtc},pit=off,pic=off,\
                  isa-serial=on,memory-backend=ram"
-            ),
-        );
-        // virtio 1.0, which the back ends speak, not the drafts before it.
-        self.option("-global", "virtio-mmio.force-legacy=false".to_owned());
-        self.option("-accel", accel);
-        self.option("-cpu", cpu.to_owned());
-        self.option("-smp", config.max.vcpus.to_string());
-        self.option("-m", format!("{}M", memory.total_mib));
-        // vhost-user back ends map the guest's memory, so it is shared.
-        self.option(
-            "-object",
-            format!(
-                "memory-backend-file,id=ram,size={}M,share=on,mem-path=/proc/self/fd/{file}",
-                memory.total_mib
-            ),
-        );
-        self.option("-display", "none".to_owned());
-        self.option(
-            "-sandbox",
-            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
-        );
-    }
+        ),
+    );
+    // virtio 1.0, which the back ends speak, not the drafts before it.
+    line.option("-global", "virtio-mmio.force-legacy=false".to_owned());
+    line.option("-accel", accel);
+    line.option("-cpu", cpu.to_owned());
+    line.option("-smp", config.max.vcpus.to_string());
+    line.option("-m", format!("{}M", memory.total_mib));
+    // vhost-user back ends map the guest's memory, so it is shared.
+    line.option(
+        "-object",
+        format!(
+            "memory-backend-file,id=ram,size={}M,share=on,mem-path={file}",
+            memory.total_mib
+        ),
+    );
+    line.option("-display", "none".to_owned());
+    line.option(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
+    );
+}
 
-    fn device(
-        &mut self,
-        index: usize,
-        device: Device,
-        accelerator: Accelerator,
-    ) -> Result<(), VmError> {
-        match device {
-            Device::Fs { tag, socket } => {
-                let device = format!("vhost-user-fs-device,tag={tag},queue-size=1024");
-                self.vhost_user(&format!("fs{index}"), connect(&socket)?, &device);
-            }
-            Device::Net {
-                tap,
-                vhost,
-                mac,
-                mtu,
-                offload,
-            } => {
-                let fd = self.hand_over(tap);
-                let mut netdev = format!("tap,id=net{index},fd={fd}");
-                // A translated guest's interrupts are QEMU's own affair.
-                if let Some(vhost) = vhost.filter(|_| accelerator == Accelerator::Kvm) {
-                    let fd = self.hand_over(vhost);
-                    write!(netdev, ",vhost=on,vhostfd={fd}").expect("a String takes everything");
-                }
-                self.option("-netdev", netdev);
-                let mut device =
-                    format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu}");
-                if !offload {
-                    device.extend(OFFLOADS.map(|name| format!(",{name}=off")));
-                }
-                self.option("-device", device);
-            }
-            Device::NetStream { socket, mac, mtu } => {
-                let fd = self.hand_over(socket);
-                self.option(
-                    "-netdev",
-                    format!("stream,id=net{index},server=off,addr.type=fd,addr.str={fd}"),
-                );
-                self.option(
-                    "-device",
-                    format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu}"),
-                );
-            }
-            Device::Rng => {
-                self.option(
-                    "-object",
-                    format!("rng-random,id=rng{index},filename=/dev/urandom"),
-                );
-                self.option("-device", format!("virtio-rng-device,rng=rng{index}"));
-            }
-            Device::Balloon => self.option(
-                "-device",
-                "virtio-balloon-device,deflate-on-oom=on,free-page-reporting=on".to_owned(),
-            ),
+fn add_device(
+    line: &mut CommandLine,
+    index: usize,
+    device: Device,
+    accelerator: Accelerator,
+) -> Result<(), VmError> {
+    match device {
+        Device::Fs { tag, socket } => {
+            let device = format!("vhost-user-fs-device,tag={tag},queue-size=1024");
+            add_vhost_user(line, &format!("fs{index}"), connect(&socket)?, &device);
         }
-        Ok(())
+        Device::Net {
+            tap,
+            vhost,
+            mac,
+            mtu,
+            offload,
+        } => {
+            let fd = line.hand_over(tap);
+            let mut netdev = format!("tap,id=net{index},fd={fd}");
+            // A translated guest's interrupts are QEMU's own affair.
+            if let Some(vhost) = vhost.filter(|_| accelerator == Accelerator::Kvm) {
+                let fd = line.hand_over(vhost);
+                write!(netdev, ",vhost=on,vhostfd={fd}").expect("a String takes everything");
+            }
+            line.option("-netdev", netdev);
+            let mut device =
+                format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu}");
+            if !offload {
+                device.extend(OFFLOADS.map(|name| format!(",{name}=off")));
+            }
+            line.option("-device", device);
+        }
+        Device::NetStream { socket, mac, mtu } => {
+            let fd = line.hand_over(socket);
+            line.option(
+                "-netdev",
+                format!("stream,id=net{index},server=off,addr.type=fd,addr.str={fd}"),
+            );
+            line.option(
+                "-device",
+                format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu}"),
+            );
+        }
+        Device::Rng => {
+            line.option(
+                "-object",
+                format!("rng-random,id=rng{index},filename=/dev/urandom"),
+            );
+            line.option("-device", format!("virtio-rng-device,rng=rng{index}"));
+        }
+        Device::Balloon => line.option(
+            "-device",
+            "virtio-balloon-device,deflate-on-oom=on,free-page-reporting=on".to_owned(),
+        ),
     }
+    Ok(())
 }
 
 fn kernel_command_line(config: &VmConfig, memory: Memory, accelerator: Accelerator) -> String {
@@ -278,39 +258,17 @@ fn kernel_command_line(config: &VmConfig, memory: Memory, accelerator: Accelerat
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::super::LAYOUT;
     use super::*;
-    use crate::accel::Acceleration;
-    use crate::config::{Boot, MacAddress, MachineSize};
-
-    const SIZE: MachineSize = MachineSize {
-        vcpus: 2,
-        memory_mib: 256,
-    };
+    use crate::config::MachineSize;
+    use crate::sample::{self, SIZE, fd, net, value};
 
     fn arguments(devices: Vec<Device>, accelerator: Accelerator) -> Vec<String> {
         growing(SIZE, devices, accelerator)
     }
 
     fn growing(max: MachineSize, devices: Vec<Device>, accelerator: Accelerator) -> Vec<String> {
-        let config = VmConfig {
-            id: "test".to_owned(),
-            run_dir: "/run/x".into(),
-            boot: Boot {
-                kernel: "/guest/vmlinux".into(),
-                initramfs: "/guest/initramfs.img".into(),
-                arguments: vec!["extra=1".to_owned()],
-            },
-            size: SIZE,
-            max,
-            acceleration: Acceleration::Auto,
-            vsock: "/run/x/vsock.sock".into(),
-            devices,
-            network_namespace: None,
-        };
-        let fd = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let config = sample::config(max, devices);
         let handed = Handed {
             kernel: fd(),
             initramfs: fd(),
@@ -320,17 +278,9 @@ mod tests {
             console_listener: fd(),
         };
         let memory = Memory::new(config.size, config.max, LAYOUT);
-        CommandLine::new(config, memory, accelerator, handed)
+        build(config, memory, accelerator, handed)
             .unwrap()
             .arguments
-    }
-
-    fn value<'a>(arguments: &'a [String], option: &str) -> &'a str {
-        let at = arguments
-            .iter()
-            .position(|argument| argument == option)
-            .unwrap();
-        &arguments[at + 1]
     }
 
     #[test]
@@ -342,16 +292,6 @@ mod tests {
         let kvm = arguments(vec![], Accelerator::Kvm);
         assert!(!value(&kvm, "-append").contains("tsc_early_khz="));
         assert_eq!(value(&kvm, "-cpu"), "host");
-    }
-
-    fn net(offload: bool) -> Device {
-        Device::Net {
-            tap: File::open("/dev/null").unwrap().into(),
-            vhost: Some(File::open("/dev/null").unwrap().into()),
-            mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            mtu: 1400,
-            offload,
-        }
     }
 
     #[test]

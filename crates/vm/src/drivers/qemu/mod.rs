@@ -23,7 +23,7 @@ use crate::memory::{Booting, Layout, Memory};
 use crate::process::{self, Process};
 use crate::program::Program;
 
-use command_line::{CommandLine, Handed, Sockets};
+use command_line::{Handed, Sockets};
 use machine::Machine;
 
 /// [`Driver::name`].
@@ -142,7 +142,7 @@ impl Qemu {
         let memory = Memory::new(config.size, config.max, LAYOUT);
         let (booting, file) = Booting::new(config.size, memory)?;
         let handed = Handed::open(&config, file, sockets, qmp_listener, console_listener)?;
-        let line = CommandLine::new(config, memory, accelerator, handed)?;
+        let line = command_line::build(config, memory, accelerator, handed)?;
         tracing::debug!(arguments = ?line.arguments, "starting QEMU");
         let mut command = Command::new(&self.program);
         command.args(&line.arguments);
