@@ -1,7 +1,7 @@
 //! The VMMs that are there, beside each other.
 
 use anyhow::Result;
-use hull_vm::{Acceleration, Vmm};
+use hull_vm::Vmm;
 
 use crate::files::Place;
 use crate::groups::{Bench, COMMAND, FILE_BYTES, SMALL_FILES, Table};
@@ -10,20 +10,13 @@ use crate::pod::Pod;
 use crate::sample::{Unit, mebibytes, milliseconds};
 use crate::timing;
 
-/// Those that run a guest here.
-fn usable() -> Vec<Vmm> {
-    let kvm = Acceleration::Kvm.resolve().is_ok();
-    let all = Vmm::ALL.iter().copied();
-    all.filter(|vmm| vmm.program().find().is_ok() && (kvm || *vmm == Vmm::Qemu))
-        .collect()
-}
-
 impl Bench<'_> {
     /// Start, a further process, memory and files with each VMM.
     pub(crate) fn vmms(&mut self) -> Result<()> {
         const GROUP: &str = "vmms";
         let mut table = Table::default();
-        let vmms = usable();
+        let all = Vmm::ALL.iter().copied();
+        let vmms: Vec<_> = all.filter(|vmm| vmm.usable().is_ok()).collect();
         {
             let mut pods = Vec::new();
             for vmm in &vmms {

@@ -34,15 +34,16 @@ struct Tail {
 }
 
 impl Console {
-    /// Reads the console from `stream` until it ends, appending to the file `log`.
+    /// Reads the console from `stream` until it ends, appending to `console.log` in the machine's directory.
     ///
     /// # Errors
     /// When the log cannot be opened.
-    pub async fn follow<S>(stream: S, log: &Path) -> Result<Self, VmError>
+    pub async fn follow<S>(stream: S, run_dir: &Path) -> Result<Self, VmError>
     where
         S: AsyncRead + Unpin + Send + 'static,
     {
-        let file = File::options().create(true).append(true).open(log).await;
+        let log = run_dir.join("console.log");
+        let file = File::options().create(true).append(true).open(&log).await;
         let file = file.map_err(VmError::host(format!("open {}", log.display())))?;
         let tail = Arc::new(Mutex::new(Tail::default()));
         let (end, ended) = tokio::sync::watch::channel(false);
@@ -139,7 +140,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("console.log");
         let (mut guest, host) = UnixStream::pair().unwrap();
-        let console = Console::follow(host, &log).await.unwrap();
+        let console = Console::follow(host, dir.path()).await.unwrap();
         guest.write_all(bytes).await.unwrap();
         drop(guest);
         console.ended().await;

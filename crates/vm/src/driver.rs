@@ -13,6 +13,8 @@ use crate::process::ProcessRecord;
 /// What a driver can do. A feature that is `false` is refused with [`VmError::Unsupported`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
+    /// It runs guests without KVM, too.
+    pub translator: bool,
     /// [`Device::Fs`](crate::Device::Fs).
     pub virtio_fs: bool,
     /// How it connects a guest.

@@ -35,21 +35,12 @@ fn drivers() -> Vec<Box<dyn Driver>> {
     unsafe { std::env::set_var("PATH", path) };
     let wanted = std::env::var("HULL_TEST_VMM").ok();
     let usable = |vmm: &Vmm| {
-        let driver = match vmm.driver() {
-            Ok(driver) => driver,
-            Err(error) => {
-                assert_ne!(wanted.as_deref(), Some(vmm.name()), "{error}");
-                eprintln!("not with {}: {error}", vmm.name());
-                return None;
-            }
-        };
-        match Acceleration::Kvm.resolve() {
-            Err(error) if *vmm != Vmm::Qemu => {
-                eprintln!("not with {}: {error}", vmm.name());
-                None
-            }
-            _ => Some(driver),
-        }
+        let driver = vmm.usable();
+        let driver = driver.inspect_err(|error| {
+            assert_ne!(wanted.as_deref(), Some(vmm.name()), "{error}");
+            eprintln!("not with {}: {error}", vmm.name());
+        });
+        driver.ok()
     };
     let drivers: Vec<_> = Vmm::ALL.iter().filter_map(usable).collect();
     let names: Vec<_> = drivers.iter().map(|driver| driver.name()).collect();

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use hull_sandbox::GuestFiles;
 use hull_sandbox::mount::{self, MountSpec};
-use hull_vm::Vmm;
 use hull_vm::process::find_program;
+use hull_vm::{VmError, Vmm};
 use nix::unistd::{Uid, geteuid};
 use serde::Serialize;
 
@@ -66,13 +66,6 @@ fn limited(name: &'static str, detail: impl Into<String>, advice: &'static str) 
 fn missing(name: &'static str, detail: impl Into<String>, advice: &'static str) -> Finding {
     Finding {
         status: Status::Missing,
-        ..limited(name, detail, advice)
-    }
-}
-
-fn absent(name: &'static str, detail: impl Into<String>, advice: &'static str) -> Finding {
-    Finding {
-        status: Status::Absent,
         ..limited(name, detail, advice)
     }
 }
@@ -161,10 +154,18 @@ fn tap() -> Finding {
 fn vmm(vmm: Vmm) -> Finding {
     let name = vmm.name();
     let program = vmm.program();
+    // Only the default one is needed.
+    let (without, broken) = match vmm == Vmm::default() {
+        true => (Status::Missing, Status::Missing),
+        false => (Status::Absent, Status::Limited),
+    };
+    let wrong = |status, error: &VmError, advice| Finding {
+        status,
+        ..limited(name, chain(error), advice)
+    };
     let path = match program.find() {
         Ok(path) => path,
-        Err(error) if vmm == Vmm::default() => return missing(name, chain(&error), program.advice),
-        Err(error) => return absent(name, chain(&error), program.advice),
+        Err(error) => return wrong(without, &error, program.advice),
     };
     let found = program.version(&path).and_then(|version| {
         let can = vmm.driver()?.capabilities();
@@ -172,16 +173,7 @@ fn vmm(vmm: Vmm) -> Finding {
     });
     match found {
         Ok(found) => ok(name, found),
-        Err(error) if vmm == Vmm::default() => missing(
-            name,
-            chain(&error),
-            "install it again, or correct its variable",
-        ),
-        Err(error) => limited(
-            name,
-            chain(&error),
-            "install it again, or correct its variable",
-        ),
+        Err(error) => wrong(broken, &error, "install it again, or correct its variable"),
     }
 }
 

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::accel::Acceleration;
 use crate::driver::Driver;
 use crate::error::VmError;
 use crate::program::Program;
@@ -49,6 +50,18 @@ impl Vmm {
             Self::CloudHypervisor => Ok(Box::new(cloud_hypervisor::CloudHypervisor::find()?)),
             Self::Firecracker => Ok(Box::new(firecracker::Firecracker::find()?)),
         }
+    }
+
+    /// The same, if it can run a guest on this host.
+    ///
+    /// # Errors
+    /// When something is not installed, or it needs KVM, which does not work here.
+    pub fn usable(self) -> Result<Box<dyn Driver>, VmError> {
+        let driver = self.driver()?;
+        if !driver.capabilities().translator {
+            Acceleration::Kvm.resolve()?;
+        }
+        Ok(driver)
     }
 
     /// Its program.

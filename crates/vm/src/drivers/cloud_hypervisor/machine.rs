@@ -54,7 +54,7 @@ impl Parts {
     ) -> Result<Self, VmError> {
         Ok(Self {
             api: Api::new(&run_dir),
-            console: Console::follow(readers.console, &run_dir.join("console.log")).await?,
+            console: Console::follow(readers.console, &run_dir).await?,
             events: Events::follow(readers.events, vmm),
             run_dir,
             booting,

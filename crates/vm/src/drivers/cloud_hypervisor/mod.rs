@@ -76,6 +76,7 @@ impl Driver for CloudHypervisor {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            translator: false,
             virtio_fs: true,
             net: NetDevices::Tap,
             pause: true,

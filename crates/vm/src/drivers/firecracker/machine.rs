@@ -37,7 +37,7 @@ impl Machine {
     ) -> Result<Self, VmError> {
         Ok(Self {
             api: Api::new(&run_dir),
-            console: Console::follow(console, &run_dir.join("console.log")).await?,
+            console: Console::follow(console, &run_dir).await?,
             vmm,
             accelerator,
             run_dir,

@@ -77,6 +77,7 @@ impl Driver for Firecracker {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            translator: false,
             virtio_fs: false,
             net: NetDevices::NamedTap,
             pause: true,

@@ -38,7 +38,7 @@ impl Connections {
         let console = connect(&sockets.console).await?;
         Ok(Self {
             qmp: Qmp::follow(connect(&sockets.qmp).await?),
-            console: Console::follow(console, &run_dir.join("console.log")).await?,
+            console: Console::follow(console, run_dir).await?,
         })
     }
 }

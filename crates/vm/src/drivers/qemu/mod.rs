@@ -98,6 +98,7 @@ impl Driver for Qemu {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            translator: true,
             virtio_fs: true,
             net: NetDevices::Stream,
             pause: true,
