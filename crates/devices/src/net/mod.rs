@@ -6,10 +6,12 @@
 //! loopback. So the guest is held to what a neighbour on a network could do.
 //!
 //! - [`filter`]: which frames pass
+//! - `queue`: what waits for a guest
 //! - [`relay`]: carries frames in both directions
 //! - [`side`]: the ends of the link, a stream socket or a packet socket
 
 pub mod filter;
+mod queue;
 pub mod relay;
 pub mod side;
 

@@ -1,10 +1,12 @@
 //! Carries frames between the two ends of a link, whatever their kind.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use super::filter::{Filter, Link};
+use super::queue::Queue;
 use super::side::{LENGTH, MAX_FRAME, Next, Reader, Side, has_gone};
 
 /// Why the relay ended.
@@ -38,35 +40,64 @@ const HOST: &str = "passt";
 
 /// Carries frames until one of the two has gone, and then closes the other's end.
 ///
-/// Each direction has its own thread: either side may stop reading until it is read from.
+/// Each direction has its own thread: the host's side may stop reading until it is read from. A guest that does not
+/// read loses frames.
 ///
 /// # Errors
 /// When a side breaks the framing or a socket fails.
 pub fn run(link: Link, guest: Side, host: UnixStream) -> Result<(), Error> {
     let host = Side::Stream(host);
     let filter = Mutex::new(Filter::new(link));
+    let queue = Queue::default();
     std::thread::scope(|scope| {
-        let outward = std::thread::Builder::new()
-            .name("outward".to_owned())
-            .spawn_scoped(scope, || {
-                let passes = |frame: &[u8]| locked(&filter).passes(frame);
-                let result = carry((&guest, GUEST), (&host, HOST), passes);
-                hang_up(&guest, &host);
-                result
+        let outward = thread(scope, "outward", || {
+            let passes = |frame: &[u8]| locked(&filter).passes(frame);
+            let result = carry((&guest, GUEST), &host, passes, |message| {
+                or_ended(host.send(message), HOST)
             });
+            hang_up(&guest, &host);
+            result
+        });
+        let queued = match &guest {
+            Side::Stream(guest) => thread(scope, "queued", || deliver(&queue, guest)).map(Some),
+            Side::Packets(_) => Ok(None),
+        };
         let learns = |frame: &[u8]| {
             locked(&filter).learn(frame);
             true
         };
-        let inward = match &outward {
-            Ok(_) => carry((&host, HOST), (&guest, GUEST), learns),
-            Err(_) => Ok(()),
+        let inward = match (&outward, &queued) {
+            (Ok(_), Ok(Some(_))) => carry((&host, HOST), &guest, learns, |message| {
+                queue.put(message);
+                Ok(true)
+            }),
+            (Ok(_), Ok(None)) => carry((&host, HOST), &guest, learns, |message| {
+                or_ended(guest.send(message), GUEST)
+            }),
+            _ => Ok(()),
         };
+        queue.close();
         hang_up(&guest, &host);
-        let outward = outward.map_err(Error::Thread)?;
-        let outward = outward.join().expect("a direction does not panic");
-        inward.and(outward)
+        let outward = join(outward.map(Some));
+        let queued = join(queued);
+        inward.and(outward).and(queued)
     })
+}
+
+type Direction<'scope> = ScopedJoinHandle<'scope, Result<(), Error>>;
+
+fn thread<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    run: impl FnOnce() -> Result<(), Error> + Send + 'scope,
+) -> Result<Direction<'scope>, Error> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn_scoped(scope, run).map_err(Error::Thread)
+}
+
+fn join(direction: Result<Option<Direction<'_>>, Error>) -> Result<(), Error> {
+    let ended = direction?.map(|thread| thread.join().expect("a direction does not panic"));
+    ended.unwrap_or(Ok(()))
 }
 
 fn locked(filter: &Mutex<Filter>) -> MutexGuard<'_, Filter> {
@@ -80,11 +111,13 @@ fn hang_up(guest: &Side, host: &Side) {
     }
 }
 
-/// Carries the frames that `passes` lets through, until one of the two has gone.
+/// Carries the frames that `passes` lets through, until one of the two has gone. `send` tells whether the receiver
+/// is still there.
 fn carry(
     (from, sender): (&Side, &'static str),
-    (to, receiver): (&Side, &'static str),
+    to: &Side,
     mut passes: impl FnMut(&[u8]) -> bool,
+    mut send: impl FnMut(&[u8]) -> Result<bool, Error>,
 ) -> Result<(), Error> {
     let mut reader = Reader::new(from, to);
     loop {
@@ -97,11 +130,28 @@ fn carry(
             Ok(Next::End) => return Ok(()),
             Err(error) => return ended("read from", sender, error),
         };
-        if passes(&message[LENGTH..])
-            && let Err(error) = to.send(message)
-        {
-            return ended("write to", receiver, error);
+        if passes(&message[LENGTH..]) && !send(message)? {
+            return Ok(());
         }
+    }
+}
+
+/// Writes what is queued until the guest has gone, or the queue is closed.
+fn deliver(queue: &Queue, mut guest: &UnixStream) -> Result<(), Error> {
+    let mut batch = Vec::new();
+    while queue.take(&mut batch) {
+        if !or_ended(guest.write_all(&batch), GUEST)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the receiver is still there.
+fn or_ended(sent: io::Result<()>, receiver: &'static str) -> Result<bool, Error> {
+    match sent {
+        Ok(()) => Ok(true),
+        Err(error) => ended("write to", receiver, error).map(|()| false),
     }
 }
 
@@ -119,7 +169,7 @@ fn ended(action: &'static str, side: &'static str, source: io::Error) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
+    use std::io::Read;
     use std::net::Ipv4Addr;
     use std::os::fd::{AsRawFd, OwnedFd};
     use std::os::unix::net::UnixDatagram;
@@ -246,6 +296,22 @@ mod tests {
         }
         guest.send(&arp(42)[LENGTH..]).unwrap();
         assert_eq!(read(&mut host, LENGTH + 42), arp(42));
+        drop(host);
+        relay.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_guest_that_reads_no_stream_keeps_nobody_waiting() {
+        let (mut guest, mut host, relay) = start();
+        for _ in 0..1000 {
+            host.write_all(&arp(MAX_FRAME)).unwrap();
+        }
+        guest.write_all(&arp(42)).unwrap();
+        assert_eq!(read(&mut host, LENGTH + 42), arp(42));
+        // What it gets when it reads again are whole frames.
+        for _ in 0..100 {
+            assert_eq!(read(&mut guest, LENGTH + MAX_FRAME), arp(MAX_FRAME));
+        }
         drop(host);
         relay.join().unwrap().unwrap();
     }

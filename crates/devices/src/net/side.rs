@@ -21,8 +21,7 @@ const BUFFER: usize = 256 * 1024;
 /// One end of the link.
 #[derive(Debug)]
 pub enum Side {
-    /// A stream socket, which carries each frame after its length (four bytes, big endian). What is not read makes
-    /// the sender wait.
+    /// A stream socket, which carries each frame after its length (four bytes, big endian).
     Stream(UnixStream),
     /// A packet socket that is bound to an interface (`packet(7)`), or another one that carries a frame as a
     /// datagram. As in any network, frames are lost that find no room, or are longer than the interface can carry.

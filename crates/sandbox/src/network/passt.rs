@@ -15,6 +15,9 @@ use std::path::Path;
 
 use hull_vm::VmError;
 use hull_vm::process::{self, Process, ProcessRecord};
+use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -28,6 +31,8 @@ use crate::config::{Protocol, PublishedPort};
 const PROGRAM: &str = "passt";
 /// An Ethernet frame's largest length, bytes.
 const MAX_FRAME: usize = 65535 + 14;
+/// Bytes of the socket's buffer, with the kernel's own overhead.
+const SEND_BUFFER: usize = 4 * 1024 * 1024;
 
 /// The running process.
 #[derive(Debug)]
@@ -52,6 +57,7 @@ impl Passt {
         })?;
         let cannot = || NetworkError::host("make the link between the guest and passt");
         let (ours, its) = StdUnixStream::pair().map_err(cannot())?;
+        enlarge(&its).map_err(cannot())?;
         ours.set_nonblocking(true).map_err(cannot())?;
         let ours = UnixStream::from_std(ours).map_err(cannot())?;
 
@@ -118,6 +124,17 @@ impl Passt {
     pub(super) async fn kill(&self) {
         self.process.kill().await;
     }
+}
+
+/// Gives passt room for what it sends. Debian 12's passt loses its place in the stream, and the pod its network, when
+/// it finds the socket full at the wrong moment, and whoever reads may have to wait for a processor.
+fn enlarge(socket: &StdUnixStream) -> std::io::Result<()> {
+    match setsockopt(socket, SndBufForce, &SEND_BUFFER) {
+        // Without the privilege the kernel gives what `net.core.wmem_max` allows.
+        Err(Errno::EPERM) => setsockopt(socket, SndBuf, &SEND_BUFFER)?,
+        result => result?,
+    }
+    Ok(())
 }
 
 /// Everything but the descriptor.
