@@ -56,6 +56,9 @@ pub(crate) fn unmount_all(mount_points: &[PathBuf]) {
         // What is still in use goes away with its last user.
         if let Err(errno) = umount2(path, MntFlags::MNT_DETACH) {
             log::warn!("cannot unmount {}: {errno}", path.display());
+        } else {
+            // Of no use without the mount. It may be gone with another one, or hold something else.
+            let _ = std::fs::remove_dir(path);
         }
     }
 }
@@ -74,7 +77,11 @@ async fn mount_one(storage: &Storage) -> Result<PathBuf, AgentError> {
         Driver::FUSE => fuse::mount(&target)?,
         Driver::VIRTIO_FS => new(&storage.source, &target, "virtiofs", &options)?,
         Driver::TMPFS => new("tmpfs", &target, "tmpfs", &options)?,
-        Driver::OVERLAY => new("overlay", &target, "overlay", &options)?,
+        Driver::OVERLAY => {
+            create_layers(&options)?;
+            new("overlay", &target, "overlay", &options)?;
+        }
+        Driver::FILE => new(&storage.source, &target, &storage.fs_type, &options)?,
         Driver::BLOCK => {
             let device = disk::by_serial(&storage.source).await?;
             let device = device.display().to_string();
@@ -89,6 +96,19 @@ async fn mount_one(storage: &Storage) -> Result<PathBuf, AgentError> {
         }
     }
     Ok(target)
+}
+
+/// Makes the directories that an overlay writes to.
+fn create_layers(options: &MountOptions) -> Result<(), AgentError> {
+    let written = |option: &str| match option.split_once('=') {
+        Some(("upperdir" | "workdir", dir)) => Some(PathBuf::from(dir)),
+        _ => None,
+    };
+    for dir in options.data.iter().filter_map(|option| written(option)) {
+        std::fs::create_dir_all(&dir)
+            .map_err(AgentError::io(format!("create {}", dir.display())))?;
+    }
+    Ok(())
 }
 
 fn new(source: &str, target: &Path, kind: &str, options: &MountOptions) -> Result<(), AgentError> {

@@ -7,6 +7,7 @@ use hull_config::Config;
 use hull_image::Image;
 use hull_sandbox::mount::{MountSpec, overlay};
 use hull_sandbox::{GuestFiles, NetworkConfig, PodConfig, SandboxError, SingleContainer};
+use hull_shim::pod_request;
 use hull_vm::MachineSize;
 
 use crate::arguments::{ContainerArgs, Network};
@@ -106,11 +107,12 @@ fn hostname(args: &ContainerArgs, id: &str) -> String {
         .unwrap_or_else(|| id::short(id).to_owned())
 }
 
-/// What the pod is given. `exit_file` is where the pod process says how it ended.
+/// What the pod is given.
 pub(crate) fn pod_config(
     args: &ContainerArgs,
     config: &Config,
     dir: &ContainerDir,
+    locations: &Locations,
 ) -> Result<PodConfig, BundleError> {
     let memory_mib = match args.machine.memory {
         None => DEFAULT_MEMORY_MIB,
@@ -143,6 +145,7 @@ pub(crate) fn pod_config(
         vmm: args.machine.vmm.unwrap_or(config.vm.vmm),
         acceleration: args.machine.accel.unwrap_or(config.vm.acceleration),
         file_sharing: config.vm.file_sharing,
+        roots: pod_request::roots(config, &locations.root_images()),
         size,
         // Its only container is there from the start.
         max: size,

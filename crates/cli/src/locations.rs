@@ -129,6 +129,11 @@ impl Locations {
         self.data.join("containers")
     }
 
+    /// Images of containers' roots.
+    pub(crate) fn root_images(&self) -> PathBuf {
+        self.data.join("root-images")
+    }
+
     /// A directory for each volume.
     pub(crate) fn volumes(&self) -> PathBuf {
         self.data.join("volumes")

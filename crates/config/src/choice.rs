@@ -2,7 +2,7 @@
 
 use hull_vm::{Acceleration, FileSharing, Vmm};
 
-use crate::settings::LogLevel;
+use crate::settings::{LogLevel, RootKind};
 
 /// A setting that is one of a few words.
 pub(crate) trait Choice: Copy + 'static {
@@ -41,6 +41,17 @@ impl Choice for FileSharing {
             Self::Auto => "auto",
             Self::VirtioFs => "virtio-fs",
             Self::Vsock => "vsock",
+        }
+    }
+}
+
+impl Choice for RootKind {
+    const ALL: &'static [Self] = &[Self::Shared, Self::Image];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Image => "image",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::error::ConfigError;
 use crate::file;
 use crate::origin::Origin;
 use crate::settings::{
-    AnnotationSettings, GuestSettings, LogSettings, NetworkSettings, VmSettings,
+    AnnotationSettings, GuestSettings, LogSettings, NetworkSettings, RootSettings, VmSettings,
 };
 
 /// The configuration file when no other is named. It need not exist.
@@ -22,6 +22,8 @@ pub const FILE_VARIABLE: &str = "HULL_CONFIG";
 pub struct Config {
     /// A pod's virtual machine.
     pub vm: VmSettings,
+    /// A container's root.
+    pub root: RootSettings,
     /// The guest's files.
     pub guest: GuestSettings,
     /// A pod's network.
@@ -41,6 +43,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             vm: VmSettings::default(),
+            root: RootSettings::default(),
             guest: GuestSettings::default(),
             network: NetworkSettings::default(),
             annotations: AnnotationSettings::default(),

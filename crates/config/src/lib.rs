@@ -25,6 +25,8 @@ pub use config::{Config, DEFAULT_FILE, FILE_VARIABLE};
 pub use error::{ConfigError, ValueError};
 pub use hull_vm::{Acceleration, FileSharing, Vmm};
 pub use origin::{Origin, Place};
-pub use settings::{AnnotationSettings, GuestSettings, LogLevel, LogSettings, VmSettings};
+pub use settings::{
+    AnnotationSettings, GuestSettings, LogLevel, LogSettings, RootKind, RootSettings, VmSettings,
+};
 pub use show::Entry;
 pub use size::Size;

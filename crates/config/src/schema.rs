@@ -141,6 +141,22 @@ pub(crate) static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "root.kind",
+        documentation: "a container's root: \"shared\", the host's directory, or \"image\", an EROFS image of it and a layer in memory for what is written",
+        annotation: true,
+        kata: None,
+        show: |config| Some(quoted(config.root.kind.name())),
+        apply: |config, value| value.choice().map(|kind| config.root.kind = kind),
+    },
+    Setting {
+        key: "root.cache_size",
+        documentation: "how much of the disk images of roots take together as far as no pod uses them",
+        annotation: true,
+        kata: None,
+        show: |config| Some(size(config.root.cache_size)),
+        apply: |config, value| value.size().map(|size| config.root.cache_size = size),
+    },
+    Setting {
         key: "guest.kernel",
         documentation: "the guest's kernel, an absolute path; without it the one beside the program",
         annotation: true,

@@ -30,6 +30,25 @@ pub struct VmSettings {
     pub host_memory_overhead: Size,
 }
 
+/// A container's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootSettings {
+    /// How the guest gets it.
+    pub kind: RootKind,
+    /// How much of the disk images take together as far as they are not in use.
+    pub cache_size: Size,
+}
+
+/// How a guest gets a container's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RootKind {
+    /// The host's directory.
+    #[default]
+    Shared,
+    /// An image of it, and a layer in memory for what is written.
+    Image,
+}
+
 /// The guest's files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GuestSettings {
@@ -88,6 +107,15 @@ impl Default for VmSettings {
             max_memory: Size::from_mib(4096),
             memory_overhead: Size::from_mib(64),
             host_memory_overhead: Size::from_mib(256),
+        }
+    }
+}
+
+impl Default for RootSettings {
+    fn default() -> Self {
+        Self {
+            kind: RootKind::default(),
+            cache_size: Size::from_mib(10 * 1024),
         }
     }
 }

@@ -28,6 +28,9 @@ pub struct PodConfig {
     pub acceleration: Acceleration,
     /// How the guest reaches the host's files.
     pub file_sharing: FileSharing,
+    /// How containers get their roots.
+    #[serde(default)]
+    pub roots: Roots,
     /// What its machine has at first.
     pub size: MachineSize,
     /// What it grows to at most when containers need more.
@@ -64,6 +67,23 @@ pub struct SingleContainer {
     /// Removed with all it holds when the pod has ended (`--rm`); the exit record is then written
     /// only if it lies elsewhere.
     pub remove: Option<PathBuf>,
+}
+
+/// How containers get their roots.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum Roots {
+    /// The host's directory: what is written to it is on the host.
+    #[default]
+    Shared,
+    /// A read-only image of it, made once and kept, and a layer in the guest's memory for what is written, which ends
+    /// with the container.
+    Image {
+        /// The directory with the images.
+        cache: PathBuf,
+        /// Bytes of the disk that images take together as far as they are not in use.
+        limit: u64,
+    },
 }
 
 /// The guest's kernel and initial file system.

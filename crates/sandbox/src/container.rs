@@ -10,11 +10,13 @@ use hull_vm::process::ProcessRecord;
 use serde::{Deserialize, Serialize};
 
 use crate::anchor::Anchor;
+use crate::config::Roots;
 use crate::error::SandboxError;
 use crate::hooks::HostHooks;
 use crate::limits::Limits;
 use crate::mount::{self, MountSpec};
 use crate::process::{Process, TaskRecord};
+use crate::root_image::RootImages;
 use crate::share::create_dir;
 use crate::spec::{self, Disk, GuestSpec, HostBind, NotifySocket};
 use crate::stdio::StdioConfig;
@@ -47,21 +49,30 @@ pub struct PreparedContainer {
     pub(crate) request: CreateContainer,
     /// The root's directory, where the request does not say how it is made.
     pub(crate) root: PathBuf,
+    /// The image of the root, where that is not shared.
+    pub(crate) root_image: Option<File>,
     pub(crate) guest_spec: GuestSpec,
 }
 
 impl CreateContainer {
-    /// Reads the bundle and puts it into guest terms.
+    /// Reads the bundle and puts it into guest terms, and makes an image of its root where `roots` says so. `state_dir` is
+    /// the pod's.
     ///
     /// # Errors
-    /// When the id or the bundle is malformed, or asks for what a guest cannot give.
-    pub async fn prepare(self) -> Result<PreparedContainer, SandboxError> {
+    /// When the id or the bundle is malformed, or asks for what a guest cannot give, and when there is no image.
+    pub async fn prepare(
+        self,
+        roots: Roots,
+        state_dir: &Path,
+    ) -> Result<PreparedContainer, SandboxError> {
         check_id(&self.id)?;
+        let scratch = state_dir.join(format!("root-{}", self.id));
         // Compiling a seccomp profile takes long enough to keep others waiting.
         let prepared = tokio::task::spawn_blocking(move || {
             let spec = spec::read_bundle(&self.bundle)?;
-            let prepared = PreparedContainer {
+            let mut prepared = PreparedContainer {
                 root: spec::bundle_rootfs(&self.bundle, &spec),
+                root_image: None,
                 guest_spec: GuestSpec::new(
                     spec,
                     &self.id,
@@ -71,6 +82,12 @@ impl CreateContainer {
                 )?,
                 request: self,
             };
+            if let Roots::Image { cache, limit } = roots {
+                let images = RootImages::new(&cache, limit);
+                let request = &prepared.request;
+                prepared.root_image = Some(images.get(&request.rootfs, &scratch)?);
+                prepared.guest_spec.take_root_from_image(&request.id);
+            }
             // The pod process is small, and the compiler's memory would stay with it: 1 MiB.
             // SAFETY: pages of free memory are given back to the kernel; nothing in use is touched.
             unsafe { libc::malloc_trim(0) };
@@ -320,11 +337,11 @@ impl Files {
             resolv_conf: container.guest_spec.bind_at(Path::new("/etc/resolv.conf")),
             ..Self::of(share, &container.request.id)
         };
-        let prepared = files.mount_all(
-            &container.request,
-            &container.root,
-            &container.guest_spec.binds,
-        );
+        let prepared = match &container.root_image {
+            Some(image) => files.mount_image(image),
+            None => files.mount_root(&container.request, &container.root),
+        }
+        .and_then(|()| files.mount_binds(&container.guest_spec.binds));
         if let Err(error) = prepared {
             if let Err(clean_up) = files.remove() {
                 tracing::error!(error = %clean_up, "cannot clean up after a failed create");
@@ -334,18 +351,26 @@ impl Files {
         Ok(files)
     }
 
-    fn mount_all(
-        &self,
-        request: &CreateContainer,
-        root: &Path,
-        binds: &[HostBind],
-    ) -> Result<(), SandboxError> {
+    fn mount_root(&self, request: &CreateContainer, root: &Path) -> Result<(), SandboxError> {
         let target = self.dir.join(spec::ROOTFS);
         create_dir(&target)?;
         match request.rootfs.as_slice() {
-            [] => MountSpec::bind(&root.to_string_lossy(), false).mount(&target)?,
-            mounts => mounts.iter().try_for_each(|mount| mount.mount(&target))?,
+            [] => MountSpec::bind(&root.to_string_lossy(), false).mount(&target),
+            mounts => mounts.iter().try_for_each(|mount| mount.mount(&target)),
         }
+    }
+
+    fn mount_image(&self, image: &File) -> Result<(), SandboxError> {
+        create_dir(&self.dir)?;
+        let target = self.dir.join(spec::ROOT_IMAGE);
+        let cannot = || SandboxError::host(format!("mount an image on {}", target.display()));
+        std::fs::write(&target, b"").map_err(cannot())?;
+        mount::tree::of_file(image)
+            .and_then(|tree| mount::tree::attach(&tree, &target))
+            .map_err(cannot())
+    }
+
+    fn mount_binds(&self, binds: &[HostBind]) -> Result<(), SandboxError> {
         for bind in binds {
             let target = self.dir.join(&bind.name);
             let source = &bind.mount.source;

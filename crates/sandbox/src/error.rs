@@ -9,6 +9,7 @@ use hull_vm::VmError;
 use crate::guest::GuestError;
 use crate::hooks::HookError;
 use crate::network::NetworkError;
+use crate::root_image::RootImageError;
 use crate::state::InvalidTransition;
 
 /// Why an operation on a pod failed.
@@ -44,6 +45,9 @@ pub enum SandboxError {
     /// The container's seccomp rules cannot be honoured.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    /// There is no image of the container's root.
+    #[error(transparent)]
+    RootImage(#[from] RootImageError),
     /// A hook on the host failed.
     #[error(transparent)]
     Hook(#[from] HookError),

@@ -17,12 +17,15 @@ pub mod network;
 mod notify;
 pub mod pod;
 pub mod process;
+pub mod root_image;
 pub mod share;
 pub mod spec;
 pub mod state;
 pub mod stdio;
 
-pub use config::{GuestFiles, NetworkConfig, PodConfig, Protocol, PublishedPort, SingleContainer};
+pub use config::{
+    GuestFiles, NetworkConfig, PodConfig, Protocol, PublishedPort, Roots, SingleContainer,
+};
 pub use container::{Container, CreateContainer, PreparedContainer};
 pub use error::SandboxError;
 pub use hull_seccomp::SeccompError;

@@ -50,7 +50,7 @@ impl MountSpec {
         }
     }
 
-    fn is_bind(&self) -> bool {
+    pub(crate) fn is_bind(&self) -> bool {
         self.kind == "bind"
             || self
                 .options

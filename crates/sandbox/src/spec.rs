@@ -7,6 +7,7 @@ pub mod capabilities;
 mod devices;
 mod notify;
 mod pod_files;
+mod root_image;
 mod shared_memory;
 
 use std::path::{Path, PathBuf};
@@ -57,6 +58,8 @@ pub struct HostBind {
 
 /// Name of a container's root below its directory in the share.
 pub const ROOTFS: &str = "rootfs";
+/// Name of an image of the root there.
+pub const ROOT_IMAGE: &str = "root.erofs";
 
 /// Reads `config.json` of a bundle. Capabilities that nobody knows are left out.
 ///

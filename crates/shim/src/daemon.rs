@@ -23,7 +23,7 @@ use ttrpc::asynchronous::{Server, Service};
 use crate::client::report::chain;
 use crate::events::{self, Events};
 use crate::order::Order;
-use crate::sandboxer::{self, SandboxService};
+use crate::sandboxer::SandboxService;
 use crate::service::{self, Stage, TaskService};
 
 /// What a pod process is started with.
@@ -114,16 +114,12 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         }
         None => (Events::to_nobody(), None),
     };
-    let (placeholder, pod_files) = match &order {
-        Order::Given(config) => (config.placeholder.clone(), None),
-        Order::Pending(_) => (None, Some(sandboxer::files_directory(&state_dir))),
-    };
     let tasks = TaskService::new(
         stage_seen.clone(),
         Arc::clone(&shutdown),
         events.clone(),
-        placeholder,
-        pod_files,
+        &order,
+        &state_dir,
     );
     let sandboxes = match order {
         Order::Given(config) => {

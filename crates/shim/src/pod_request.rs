@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hull_config::{Config, ConfigError};
+use hull_config::{Config, ConfigError, RootKind};
 use hull_sandbox::cgroup::HostLimits;
-use hull_sandbox::{GuestFiles, Limits, NetworkConfig, PodConfig, SandboxError};
+use hull_sandbox::{GuestFiles, Limits, NetworkConfig, PodConfig, Roots, SandboxError, root_image};
 use hull_vm::MachineSize;
 use hull_vm::config::MAX_VCPUS;
 
@@ -62,6 +62,7 @@ impl PodRequest {
             vmm: vm.vmm,
             acceleration: vm.acceleration,
             file_sharing: vm.file_sharing,
+            roots: roots(settings, Path::new(root_image::DEFAULT_DIR)),
             size,
             max: MachineSize {
                 vcpus: vm.max_vcpus.min(host_cpus()),
@@ -85,6 +86,18 @@ impl PodRequest {
             single: None,
             id: self.id,
         })
+    }
+}
+
+/// How containers get their roots; images of them are in `cache`.
+#[must_use]
+pub fn roots(settings: &Config, cache: &Path) -> Roots {
+    match settings.root.kind {
+        RootKind::Shared => Roots::Shared,
+        RootKind::Image => Roots::Image {
+            cache: cache.to_owned(),
+            limit: settings.root.cache_size.bytes(),
+        },
     }
 }
 

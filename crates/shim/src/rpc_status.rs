@@ -2,6 +2,7 @@
 
 use hull_sandbox::SandboxError;
 use hull_sandbox::SeccompError;
+use hull_sandbox::root_image::RootImageError;
 use hull_vm::VmError;
 use ttrpc::proto::{Code, Status};
 
@@ -37,6 +38,7 @@ fn code(error: &SandboxError) -> Code {
         SandboxError::Seccomp(SeccompError::Invalid { .. }) => Code::INVALID_ARGUMENT,
         SandboxError::Unsupported(_)
         | SandboxError::Vm(VmError::Unsupported { .. })
+        | SandboxError::RootImage(RootImageError::Unsupported)
         | SandboxError::Seccomp(SeccompError::Unsupported(_)) => Code::UNIMPLEMENTED,
         SandboxError::Agent {
             source: ttrpc::Error::RpcStatus(status),
@@ -46,6 +48,7 @@ fn code(error: &SandboxError) -> Code {
         | SandboxError::NoGuest
         | SandboxError::Vm(_)
         | SandboxError::Network(_)
+        | SandboxError::RootImage(_)
         | SandboxError::Hook(_)
         | SandboxError::Seccomp(SeccompError::Library { .. })
         | SandboxError::Guest(_)

@@ -21,13 +21,15 @@ use containerd_shim_protos::shim_async::Task;
 use hull_sandbox::mount::MountSpec;
 use hull_sandbox::state::Status;
 use hull_sandbox::stdio::StdioConfig;
-use hull_sandbox::{CreateContainer, ExitStatus, Pod, Process, SandboxError};
+use hull_sandbox::{CreateContainer, ExitStatus, Pod, Process, Roots, SandboxError};
 use tokio::sync::{Notify, watch};
 use ttrpc::r#async::TtrpcContext;
 
 use crate::events::Events;
 use crate::monitor;
+use crate::order::Order;
 use crate::rpc_status::rpc_error;
+use crate::sandboxer;
 use told::Told;
 
 pub use told::tell_of_ooms;
@@ -59,8 +61,11 @@ pub struct TaskService {
     stage: watch::Receiver<Stage>,
     shutdown: Arc<Notify>,
     told: Arc<Told>,
+    state_dir: PathBuf,
     /// The container that stands for the pod.
     placeholder: Option<String>,
+    /// How containers get their roots, as far as that is known before the pod is.
+    roots: Option<Roots>,
     /// Files for containers that bring none: see [`CreateContainer::pod_files`].
     pod_files: Option<PathBuf>,
     /// Whether somebody counts on the pod: a container was asked for, or it is a sandbox by itself.
@@ -70,18 +75,21 @@ pub struct TaskService {
 type Rpc<T> = ttrpc::Result<T>;
 
 impl TaskService {
-    /// Serves the pod that `stage` tells of; `shutdown` is notified when a client asks for the end.
-    /// `placeholder` is the container that stands for the pod, if there is one; `pod_files` are those of
-    /// [`CreateContainer::pod_files`].
-    #[must_use]
-    pub fn new(
+    /// Serves the pod that `order` asked for and `stage` tells of; `shutdown` is notified when a client asks for the end.
+    pub(crate) fn new(
         stage: watch::Receiver<Stage>,
         shutdown: Arc<Notify>,
         events: Events,
-        placeholder: Option<String>,
-        pod_files: Option<PathBuf>,
+        order: &Order,
+        state_dir: &Path,
     ) -> Self {
+        let (placeholder, roots, pod_files) = match order {
+            Order::Given(config) => (config.placeholder.clone(), Some(config.roots.clone()), None),
+            Order::Pending(_) => (None, None, Some(sandboxer::files_directory(state_dir))),
+        };
         Self {
+            state_dir: state_dir.to_owned(),
+            roots,
             stage,
             shutdown,
             told: Arc::new(Told::new(events)),
@@ -237,8 +245,13 @@ impl Task for TaskService {
                 let made = pod.create_placeholder(create).await;
                 (pod, made)
             } else {
+                let roots = match &service.roots {
+                    Some(roots) => roots.clone(),
+                    None => service.pod().await?.config().roots.clone(),
+                };
                 // While the guest boots.
-                let prepared = create.prepare().await.map_err(|e| rpc_error(&e))?;
+                let prepared = create.prepare(roots, &service.state_dir).await;
+                let prepared = prepared.map_err(|error| rpc_error(&error))?;
                 let pod = service.pod().await?;
                 let made = pod.create(prepared).await;
                 (pod, made)

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hull_sandbox::Roots;
 use oci_spec::runtime::{Mount, Spec};
 
 use super::{CommandError, Context};
@@ -108,6 +109,11 @@ async fn inside(context: &Context, reference: &str, path: &str) -> Result<Side, 
         .unwrap_or_default();
     let (root, path) = match mount_of(&mounts, &path) {
         Some((mount, rest)) => in_mount(mount, rest)?,
+        None if running && container.settings()?.pod.roots != Roots::Shared => {
+            return Err(CommandError::usage(
+                "not supported: copying to or from the root of a running container that has an image of it (root.kind)",
+            ));
+        }
         None if running => (running_root(&container).await?, path),
         None => {
             let rootfs = &container.settings()?.rootfs;

@@ -39,7 +39,7 @@ pub(crate) async fn run(context: &Context, args: &RunArgs) -> Result<u8, Command
             None
         }
     };
-    let mut pod = bundle::pod_config(container, &config, &dir)?;
+    let mut pod = bundle::pod_config(container, &config, &dir, &context.locations)?;
     if let Some(single) = &mut pod.single {
         single.exit_file = exit_file(context, &dir, for_us_only);
     }
@@ -91,7 +91,9 @@ fn make(
 ) -> Result<(Container, ContainerLock), CommandError> {
     let draft = context.store.begin(args.name.as_deref())?;
     store.hold(draft.container.dir.id(), image)?;
-    let pod = bundle::pod_config(args, &Config::load(None)?, &draft.container.dir)?;
+    let config = Config::load(None)?;
+    let dir = &draft.container.dir;
+    let pod = bundle::pod_config(args, &config, dir, &context.locations)?;
     let settings = bundle::write(args, image, &draft.container, pod, &context.locations)?;
     Ok(draft.finish(settings)?)
 }

@@ -82,6 +82,8 @@ fn every_setting_but_the_permission_can_be_allowed() {
             ("dev.hull.vm.max_memory", "1G"),
             ("dev.hull.vm.memory_overhead", "1M"),
             ("dev.hull.vm.host_memory_overhead", "1M"),
+            ("dev.hull.root.kind", "image"),
+            ("dev.hull.root.cache_size", "1G"),
             ("dev.hull.guest.kernel", "/k"),
             ("dev.hull.guest.initramfs", "/i"),
             ("dev.hull.network.spare_interfaces", "3"),

@@ -27,6 +27,8 @@ fn every_value_is_shown_with_its_origin() {
          vm.max_memory = \"4GiB\"                                                          # default\n\
          vm.memory_overhead = 1000                                                       # config.toml:3\n\
          vm.host_memory_overhead = \"256MiB\"                                              # default\n\
+         root.kind = \"shared\"                                                            # default\n\
+         root.cache_size = \"10GiB\"                                                       # default\n\
          guest.kernel = \"/a \\\"b\\\"\"                                                       # config.toml:2\n\
          # guest.initramfs is not set                                                    # default\n\
          network.spare_interfaces = 0                                                    # default\n\

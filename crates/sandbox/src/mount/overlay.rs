@@ -122,7 +122,7 @@ fn by_descriptor<'a>(
 }
 
 /// The option's name, and the directories that it names.
-fn directories(option: &str) -> Option<(&str, Vec<String>)> {
+pub(crate) fn directories(option: &str) -> Option<(&str, Vec<String>)> {
     match option.split_once('=')? {
         (name @ "lowerdir", list) => Some((name, paths(list, true))),
         (name @ ("upperdir" | "workdir"), path) => Some((name, paths(path, false))),

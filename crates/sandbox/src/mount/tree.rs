@@ -1,10 +1,11 @@
 //! Mounts by descriptor: open_tree(2), mount_setattr(2), move_mount(2).
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 
@@ -23,6 +24,18 @@ pub(crate) fn clone(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(fd).expect("descriptors are ints");
     // SAFETY: the kernel has just made it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A read-only mount of a file, attached to nothing.
+pub(crate) fn of_file(file: &File) -> io::Result<OwnedFd> {
+    let tree = clone(
+        &PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+        false,
+    )?;
+    make_slave(&tree)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    restrict(&tree, flags, None)?;
+    Ok(tree)
 }
 
 /// Mounts and unmounts still arrive, and none leave.
@@ -108,7 +121,7 @@ fn change(tree: &OwnedFd, change: Change, recursive: bool) -> io::Result<()> {
 }
 
 /// Attaches a tree.
-pub(super) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+pub(crate) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let target = CString::new(target.as_os_str().as_bytes())?;
     // SAFETY: both paths are C strings that outlive the call.
     let result = unsafe {

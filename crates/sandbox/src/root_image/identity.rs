@@ -1,0 +1,154 @@
+//! What tells one chain of layers from another: a digest of everything that a change of a file changes.
+//!
+//! Contents are not read. What a process writes to a file, or does to its attributes, changes the time that
+//! only the kernel sets (`st_ctim` in inode(7)), and what stands in its place has another number. Device numbers belong to
+//! it: a file system whose times and numbers somebody has made up cannot stand for another one.
+
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::{RootImageError, cannot};
+use crate::mount::{MountSpec, origin, overlay};
+
+/// Changes with what an image holds of the same layers.
+const FORMAT: u64 = 1;
+
+/// The digest, written as hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity([u8; 32]);
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Identity {
+    /// Of what `root` shows: an overlay, or a bind mount of a directory.
+    pub(super) fn of(root: &MountSpec) -> Result<Self, RootImageError> {
+        let mut hasher = Hasher(Sha256::new());
+        hasher.number(FORMAT);
+        let layers = Layers::of(root)?;
+        origin::there(|| {
+            let each = |hasher: &mut Hasher, dirs: &[PathBuf], kind| {
+                dirs.iter().try_for_each(|dir| hasher.layer(dir, kind))
+            };
+            Ok(each(&mut hasher, &layers.lower, Kind::Fixed)
+                .and_then(|()| each(&mut hasher, &layers.upper, Kind::Own)))
+        })
+        .map_err(cannot("look at", Path::new(&root.source)))??;
+        Ok(Self(hasher.0.finalize().into()))
+    }
+}
+
+/// The directories that a root is made of.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Layers {
+    lower: Vec<PathBuf>,
+    upper: Vec<PathBuf>,
+}
+
+impl Layers {
+    fn of(root: &MountSpec) -> Result<Self, RootImageError> {
+        if root.is_bind() {
+            return Ok(Self {
+                lower: vec![PathBuf::from(&root.source)],
+                upper: vec![],
+            });
+        }
+        if root.kind != "overlay" {
+            return Err(RootImageError::Unsupported);
+        }
+        let mut layers = Self::default();
+        for (name, paths) in root
+            .options
+            .iter()
+            .filter_map(|option| overlay::directories(option))
+        {
+            let paths = paths.into_iter().filter(|path| !path.is_empty());
+            match name {
+                "lowerdir" => layers.lower.extend(paths.map(PathBuf::from)),
+                "upperdir" => layers.upper.extend(paths.map(PathBuf::from)),
+                _ => {}
+            }
+        }
+        Ok(layers)
+    }
+}
+
+/// Of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Many containers have it.
+    Fixed,
+    /// The container's own, in which there is nothing at first: that it is another directory than that of another
+    /// container means nothing.
+    Own,
+}
+
+struct Hasher(Sha256);
+
+impl Hasher {
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    /// The length comes first, so that two texts cannot be taken for two others.
+    fn text(&mut self, text: &[u8]) {
+        self.number(u64::try_from(text.len()).expect("a length is no more than 64 bits"));
+        self.0.update(text);
+    }
+
+    fn layer(&mut self, dir: &Path, kind: Kind) -> Result<(), RootImageError> {
+        let found = fs::metadata(dir).map_err(cannot("look at", dir))?;
+        match kind {
+            Kind::Fixed => self.file(&found),
+            Kind::Own => {
+                for number in [found.mode(), found.uid(), found.gid()] {
+                    self.number(number.into());
+                }
+            }
+        }
+        self.tree(dir)
+    }
+
+    /// What is in a directory, and below.
+    fn tree(&mut self, dir: &Path) -> Result<(), RootImageError> {
+        let read = |dir: &Path| fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>();
+        let mut entries = read(dir).map_err(cannot("read", dir))?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        self.number(u64::try_from(entries.len()).expect("a count is no more than 64 bits"));
+        for entry in entries {
+            let found = entry.metadata().map_err(cannot("look at", &entry.path()))?;
+            self.text(entry.file_name().as_bytes());
+            self.file(&found);
+            if found.is_dir() {
+                self.tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, found: &Metadata) {
+        for number in [found.mode(), found.uid(), found.gid()] {
+            self.number(number.into());
+        }
+        for number in [found.dev(), found.ino(), found.rdev(), found.size()] {
+            self.number(number);
+        }
+        for number in [
+            found.mtime(),
+            found.mtime_nsec(),
+            found.ctime(),
+            found.ctime_nsec(),
+        ] {
+            self.0.update(number.to_le_bytes());
+        }
+    }
+}

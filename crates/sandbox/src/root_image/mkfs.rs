@@ -1,0 +1,92 @@
+//! `mkfs.erofs` (erofs-utils).
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hull_vm::VmError;
+use hull_vm::process::find_program;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::{RootImageError, cannot};
+use crate::mount::MountSpec;
+
+const PROGRAM: &str = "mkfs.erofs";
+/// Bytes of its output that an error has.
+const SAID: usize = 1024;
+
+/// The program: `chosen`, or the one in `PATH`.
+pub(super) fn program(chosen: Option<&Path>) -> Result<PathBuf, RootImageError> {
+    let found = chosen.map(Path::to_owned).or_else(|| find_program(PROGRAM));
+    found.ok_or_else(|| {
+        RootImageError::Program(VmError::ProgramMissing {
+            program: PROGRAM.to_owned(),
+            advice: "install the package erofs-utils, or set root.kind to \"shared\"",
+        })
+    })
+}
+
+/// Makes an image of what `root` shows in the file `image`, which is empty. The directory `scratch` exists for that long,
+/// and for everybody else there is nothing in it. The program has `lock`, too: it stays locked while it works, whatever
+/// becomes of this process.
+pub(super) fn make(
+    program: &Path,
+    root: &MountSpec,
+    image: &Path,
+    lock: &File,
+    scratch: &Path,
+) -> Result<(), RootImageError> {
+    let lock = lock.try_clone().map_err(cannot("pass on", image))?;
+    fs::create_dir(scratch).map_err(cannot("create", scratch))?;
+    let made = with_mounted(root, scratch, || {
+        let mut command = Command::new(program);
+        // Not compressed: a guest would pay for it with its own time.
+        command.arg("--quiet").arg(image).arg(scratch).stdin(lock);
+        let output = command
+            .output()
+            .map_err(cannot("run mkfs.erofs for", image))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(RootImageError::Make {
+                image: image.to_owned(),
+                said: last_words(&[output.stdout, output.stderr].concat()),
+            }),
+        }
+    });
+    fs::remove_dir(scratch).map_err(cannot("remove", scratch))?;
+    made
+}
+
+/// Runs `task` where `root` is mounted on `target`, read-only: in a mount namespace of its own, with which the mount
+/// ends.
+fn with_mounted(
+    root: &MountSpec,
+    target: &Path,
+    task: impl FnOnce() -> Result<(), RootImageError> + Send,
+) -> Result<(), RootImageError> {
+    let mut root = root.clone();
+    root.options.push("ro".to_owned());
+    let enter = || {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+    };
+    let run = || {
+        enter().map_err(|errno| cannot("make a namespace for", target)(errno.into()))?;
+        let mounted = root.mount(target);
+        mounted.map_err(|error| RootImageError::Mount(Box::new(error)))?;
+        task()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, run);
+        let thread = thread.map_err(cannot("start a thread for", target))?;
+        thread.join().expect("making an image does not panic")
+    })
+}
+
+fn last_words(output: &[u8]) -> String {
+    let start = output.len().saturating_sub(SAID);
+    String::from_utf8_lossy(&output[start..]).trim().to_owned()
+}
