@@ -121,13 +121,10 @@ impl Hull {
             root,
             settings: None,
         };
-        match settings::chosen() {
-            Some(settings) => hull.with_settings(&settings),
-            None => hull,
-        }
+        hull.with_settings("")
     }
 
-    /// One with these settings, as text of a configuration file.
+    /// One with these settings beside those of the whole run, as text of a configuration file.
     ///
     /// # Panics
     /// When no file can be written.
@@ -135,7 +132,8 @@ impl Hull {
     pub fn with_settings(mut self, settings: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("hull-").tempdir();
         let dir = dir.expect("a directory");
-        std::fs::write(dir.path().join(SETTINGS), settings).expect("written");
+        let all = settings::chosen().unwrap_or_default() + settings;
+        std::fs::write(dir.path().join(SETTINGS), all).expect("written");
         self.settings = Some(dir);
         self
     }
@@ -247,6 +245,8 @@ pub fn expect_line(child: &mut Child, line: &str) {
     let mut reader = BufReader::with_capacity(1, stdout);
     reader.read_line(&mut printed).expect("a line");
     if printed.trim_end() != line {
+        // Otherwise there would be no end to what it may print.
+        let _ = child.kill();
         let mut errors = String::new();
         if let Some(stderr) = child.stderr.as_mut() {
             stderr.read_to_string(&mut errors).expect("text");
