@@ -65,8 +65,9 @@ test: build guest images ## run all tests; where KVM does not work, the end-to-e
 	fi
 	@$(MAKE) test-vmms
 
-test-files: build guest images ## run the tests of files once more with those of the host over vsock
+test-files: build guest images ## run the tests of files once more with those of the host over vsock, and with images of roots
 	HULL_TEST_FILE_SHARING=vsock cargo nextest run --locked --workspace -E 'binary(/^(run|storage|volumes)$$/)'
+	HULL_TEST_ROOT=image cargo nextest run --locked --workspace -E 'binary(/^(run|volumes|pods)$$/)'
 
 test-containerd: build guest images ## run the tests with containerd once more with Debian's newest, also as a sandboxer
 	@containerd=$$(tests/newest/containerd); \

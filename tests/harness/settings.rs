@@ -33,7 +33,9 @@ pub(crate) fn vmm() -> Vmm {
 
 /// Lets whoever reads a configuration file in `dir` have them.
 pub(crate) fn add_beside(dir: &Path) {
-    if let Some(settings) = chosen() {
+    if let Some(mut settings) = chosen() {
+        // Engines have no directory of a test's for Hull's data.
+        settings += &format!("root.cache_dir = {:?}\n", dir.join("root-images"));
         let more = dir.join("config.d");
         fs::create_dir_all(&more).expect("a directory");
         fs::write(more.join("test.toml"), settings).expect("written");

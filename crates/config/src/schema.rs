@@ -149,6 +149,14 @@ pub(crate) static SETTINGS: &[Setting] = &[
         apply: |config, value| value.choice().map(|kind| config.root.kind = kind),
     },
     Setting {
+        key: "root.cache_dir",
+        documentation: "the directory with images of roots, an absolute path; without it `root-images` in Hull's data",
+        annotation: true,
+        kata: None,
+        show: |config| config.root.cache_dir.as_deref().map(path),
+        apply: |config, value| value.path().map(|path| config.root.cache_dir = Some(path)),
+    },
+    Setting {
         key: "root.cache_size",
         documentation: "how much of the disk images of roots take together as far as no pod uses them",
         annotation: true,

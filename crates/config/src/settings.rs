@@ -35,6 +35,8 @@ pub struct VmSettings {
 pub struct RootSettings {
     /// How the guest gets it.
     pub kind: RootKind,
+    /// The directory with images, when it is not the one in Hull's data.
+    pub cache_dir: Option<PathBuf>,
     /// How much of the disk images take together as far as they are not in use.
     pub cache_size: Size,
 }
@@ -115,6 +117,7 @@ impl Default for RootSettings {
     fn default() -> Self {
         Self {
             kind: RootKind::default(),
+            cache_dir: None,
             cache_size: Size::from_mib(10 * 1024),
         }
     }

@@ -89,14 +89,15 @@ impl PodRequest {
     }
 }
 
-/// How containers get their roots; images of them are in `cache`.
+/// How containers get their roots. `cache` is where images of them are unless the settings say otherwise.
 #[must_use]
 pub fn roots(settings: &Config, cache: &Path) -> Roots {
-    match settings.root.kind {
+    let root = &settings.root;
+    match root.kind {
         RootKind::Shared => Roots::Shared,
         RootKind::Image => Roots::Image {
-            cache: cache.to_owned(),
-            limit: settings.root.cache_size.bytes(),
+            cache: root.cache_dir.as_deref().unwrap_or(cache).to_owned(),
+            limit: root.cache_size.bytes(),
         },
     }
 }

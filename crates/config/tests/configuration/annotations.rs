@@ -83,6 +83,7 @@ fn every_setting_but_the_permission_can_be_allowed() {
             ("dev.hull.vm.memory_overhead", "1M"),
             ("dev.hull.vm.host_memory_overhead", "1M"),
             ("dev.hull.root.kind", "image"),
+            ("dev.hull.root.cache_dir", "/c"),
             ("dev.hull.root.cache_size", "1G"),
             ("dev.hull.guest.kernel", "/k"),
             ("dev.hull.guest.initramfs", "/i"),

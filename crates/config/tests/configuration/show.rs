@@ -28,6 +28,7 @@ fn every_value_is_shown_with_its_origin() {
          vm.memory_overhead = 1000                                                       # config.toml:3\n\
          vm.host_memory_overhead = \"256MiB\"                                              # default\n\
          root.kind = \"shared\"                                                            # default\n\
+         # root.cache_dir is not set                                                     # default\n\
          root.cache_size = \"10GiB\"                                                       # default\n\
          guest.kernel = \"/a \\\"b\\\"\"                                                       # config.toml:2\n\
          # guest.initramfs is not set                                                    # default\n\
