@@ -315,3 +315,28 @@ fn a_root_that_is_no_directory_is_refused() {
     let image = place.images().get(&bind, &place.at("scratch")).unwrap();
     assert_eq!(place.name_in(&image), "one");
 }
+
+#[test]
+fn a_root_that_is_larger_than_the_cache_makes_no_image() {
+    let place = Place::new();
+    // With a hole in it: an image has none.
+    let file = File::create(place.at("low/large")).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let images = RootImages::new(&place.at("cache"), 1 << 30);
+    let error = place.get(&images, &["low"]).unwrap_err();
+    assert!(matches!(error, RootImageError::TooLarge { .. }), "{error}");
+    assert!(place.cached().is_empty());
+}
+
+#[test]
+fn directories_may_be_nested_deeply() {
+    let place = Place::new();
+    let deep = place.at("low").join("d/".repeat(500));
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("name"), "deep").unwrap();
+    let image = place.get(&place.images(), &["low"]).unwrap();
+    let found = place.shown(&image, |dir| {
+        fs::read_to_string(dir.join("d/".repeat(500)).join("name")).unwrap()
+    });
+    assert_eq!(found, "deep");
+}

@@ -75,7 +75,7 @@ pub(crate) fn check(context: &Context, args: &CheckArgs) -> Result<u8, CommandEr
     let user = geteuid();
     let mut findings = vec![kvm()];
     findings.extend(Vmm::ALL.iter().copied().map(vmm));
-    findings.extend([guest(), programs(), passt(), vhost(), tap()]);
+    findings.extend([guest(), programs(), passt(), mkfs_erofs(), vhost(), tap()]);
     // In this order: the overlay is tried in the user namespace.
     findings.push(user_namespace(context, user));
     findings.push(overlay(context));
@@ -165,6 +165,12 @@ fn vmm(vmm: Vmm) -> Finding {
     };
     let path = match program.find() {
         Ok(path) => path,
+        Err(VmError::ProgramMissing { advice, .. }) => {
+            return Finding {
+                status: without,
+                ..limited(name, "not found in PATH", advice)
+            };
+        }
         Err(error) => return wrong(without, &error, program.advice),
     };
     let found = program.version(&path).and_then(|version| {
@@ -230,6 +236,21 @@ fn passt() -> Finding {
             "not found: only --network none works",
             "install it: `sudo apt-get install passt`",
         ),
+    }
+}
+
+fn mkfs_erofs() -> Finding {
+    const NAME: &str = "mkfs.erofs";
+    match find_program(NAME) {
+        Some(program) => ok(NAME, program.display().to_string()),
+        None => Finding {
+            status: Status::Absent,
+            ..limited(
+                NAME,
+                "not found: no images of roots (root.kind)",
+                "install it: `sudo apt-get install erofs-utils`",
+            )
+        },
     }
 }
 

@@ -21,18 +21,24 @@ const FORMAT: u64 = 1;
 
 /// The digest, written as hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity([u8; 32]);
+pub(super) struct Identity {
+    digest: [u8; 32],
+    /// What the files hold together.
+    pub(super) bytes: u64,
+}
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.digest
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
 impl Identity {
     /// Of what `root` shows: an overlay, or a bind mount of a directory.
     pub(super) fn of(root: &MountSpec) -> Result<Self, RootImageError> {
-        let mut hasher = Hasher(Sha256::new());
+        let mut hasher = Hasher::default();
         hasher.number(FORMAT);
         let layers = Layers::of(root)?;
         origin::there(|| {
@@ -43,7 +49,10 @@ impl Identity {
                 .and_then(|()| each(&mut hasher, &layers.upper, Kind::Own)))
         })
         .map_err(cannot("look at", Path::new(&root.source)))??;
-        Ok(Self(hasher.0.finalize().into()))
+        Ok(Self {
+            digest: hasher.digest.finalize().into(),
+            bytes: hasher.bytes,
+        })
     }
 }
 
@@ -92,17 +101,21 @@ enum Kind {
     Own,
 }
 
-struct Hasher(Sha256);
+#[derive(Default)]
+struct Hasher {
+    digest: Sha256,
+    bytes: u64,
+}
 
 impl Hasher {
     fn number(&mut self, number: u64) {
-        self.0.update(number.to_le_bytes());
+        self.digest.update(number.to_le_bytes());
     }
 
     /// The length comes first, so that two texts cannot be taken for two others.
     fn text(&mut self, text: &[u8]) {
         self.number(u64::try_from(text.len()).expect("a length is no more than 64 bits"));
-        self.0.update(text);
+        self.digest.update(text);
     }
 
     fn layer(&mut self, dir: &Path, kind: Kind) -> Result<(), RootImageError> {
@@ -118,18 +131,23 @@ impl Hasher {
         self.tree(dir)
     }
 
-    /// What is in a directory, and below.
+    /// What is in a directory, and below: one directory after the other, as a tenant's may be nested as deep as paths go.
     fn tree(&mut self, dir: &Path) -> Result<(), RootImageError> {
         let read = |dir: &Path| fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>();
-        let mut entries = read(dir).map_err(cannot("read", dir))?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        self.number(u64::try_from(entries.len()).expect("a count is no more than 64 bits"));
-        for entry in entries {
-            let found = entry.metadata().map_err(cannot("look at", &entry.path()))?;
-            self.text(entry.file_name().as_bytes());
-            self.file(&found);
-            if found.is_dir() {
-                self.tree(&entry.path())?;
+        let mut waiting = vec![dir.to_owned()];
+        while let Some(dir) = waiting.pop() {
+            let mut entries = read(&dir).map_err(cannot("read", &dir))?;
+            entries.sort_by_key(fs::DirEntry::file_name);
+            self.number(u64::try_from(entries.len()).expect("a count is no more than 64 bits"));
+            for entry in entries {
+                let found = entry.metadata().map_err(cannot("look at", &entry.path()))?;
+                self.text(entry.file_name().as_bytes());
+                self.file(&found);
+                if found.is_dir() {
+                    waiting.push(entry.path());
+                } else if found.is_file() {
+                    self.bytes = self.bytes.saturating_add(found.size());
+                }
             }
         }
         Ok(())
@@ -148,7 +166,7 @@ impl Hasher {
             found.ctime(),
             found.ctime_nsec(),
         ] {
-            self.0.update(number.to_le_bytes());
+            self.digest.update(number.to_le_bytes());
         }
     }
 }

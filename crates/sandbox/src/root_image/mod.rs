@@ -52,6 +52,16 @@ pub enum RootImageError {
         /// The end of its output.
         said: String,
     },
+    /// The image would take more than all may.
+    #[error(
+        "the container's root holds {bytes} bytes, and images may take {limit} together (root.cache_size)"
+    )]
+    TooLarge {
+        /// What its files hold.
+        bytes: u64,
+        /// The cache's limit.
+        limit: u64,
+    },
     /// The layers are not what they were.
     #[error("the container's layers have changed while an image was made of them")]
     Changed,
@@ -114,8 +124,8 @@ impl RootImages {
     /// The image is the caller's as long as the file is open, also when it is removed from the cache meanwhile.
     ///
     /// # Errors
-    /// [`RootImageError::Unsupported`] for roots that are no directories; when there is no `mkfs.erofs`, no room, or the
-    /// layers change meanwhile. Nothing is left then.
+    /// [`RootImageError::Unsupported`] for roots that are no directories; when there is no `mkfs.erofs` or no room, and
+    /// when the layers are too large or change meanwhile. Nothing is left then.
     pub fn get(&self, mounts: &[MountSpec], scratch: &Path) -> Result<File, RootImageError> {
         let [root] = mounts else {
             return Err(RootImageError::Unsupported);
@@ -126,6 +136,12 @@ impl RootImages {
             .create(&self.dir)
             .map_err(cannot("create", &self.dir))?;
         let identity = Identity::of(root)?;
+        if identity.bytes > self.limit {
+            return Err(RootImageError::TooLarge {
+                bytes: identity.bytes,
+                limit: self.limit,
+            });
+        }
         let finished = self.path(&identity, FINISHED);
         loop {
             if let Some(image) = open(&finished)? {
@@ -142,7 +158,9 @@ impl RootImages {
             let unfinished = self.path(&identity, UNFINISHED);
             if let Err(error) = self.make(root, &identity, &unfinished, &lock, scratch) {
                 // While the lock is held: after that it may be somebody else's.
-                fs::remove_file(&unfinished).map_err(cannot("remove", &unfinished))?;
+                if let Err(clean_up) = remove(&unfinished) {
+                    tracing::error!(error = %clean_up, "cannot clean up after an image was not made");
+                }
                 return Err(error);
             }
             fs::rename(&unfinished, &finished).map_err(cannot("rename", &unfinished))?;
