@@ -11,6 +11,7 @@ mod pod;
 mod podman;
 mod pods;
 mod report;
+mod roots;
 mod sample;
 mod streams;
 mod timing;
@@ -68,6 +69,7 @@ enum Group {
     Memory,
     Stdio,
     Files,
+    Roots,
     Pods,
     Podman,
     Vmms,
@@ -127,6 +129,7 @@ fn bench(arguments: &Arguments) -> Result<bool> {
             Group::Memory => bench.memory()?,
             Group::Stdio => bench.stdio()?,
             Group::Files => bench.files(dir.path())?,
+            Group::Roots => bench.roots()?,
             Group::Pods => bench.pods(arguments.pods)?,
             Group::Podman => bench.podman()?,
             Group::Vmms => bench.vmms()?,

@@ -308,8 +308,8 @@ mod tests {
         }
         guest.write_all(&arp(42)).unwrap();
         assert_eq!(read(&mut host, LENGTH + 42), arp(42));
-        // What it gets when it reads again are whole frames.
-        for _ in 0..100 {
+        // What it gets when it reads again are whole frames: at least those that were in the queue when it was full.
+        for _ in 0..60 {
             assert_eq!(read(&mut guest, LENGTH + MAX_FRAME), arp(MAX_FRAME));
         }
         drop(host);
