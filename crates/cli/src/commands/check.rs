@@ -159,19 +159,17 @@ fn vmm(vmm: Vmm) -> Finding {
         true => (Status::Missing, Status::Missing),
         false => (Status::Absent, Status::Limited),
     };
-    let wrong = |status, error: &VmError, advice| Finding {
+    let wrong = |status, detail: String, advice| Finding {
         status,
-        ..limited(name, chain(error), advice)
+        ..limited(name, detail, advice)
     };
     let path = match program.find() {
         Ok(path) => path,
+        // Its advice is in the finding.
         Err(VmError::ProgramMissing { advice, .. }) => {
-            return Finding {
-                status: without,
-                ..limited(name, "not found in PATH", advice)
-            };
+            return wrong(without, "not found in PATH".to_owned(), advice);
         }
-        Err(error) => return wrong(without, &error, program.advice),
+        Err(error) => return wrong(without, chain(&error), program.advice),
     };
     let found = program.version(&path).and_then(|version| {
         let can = vmm.driver()?.capabilities();
@@ -179,7 +177,11 @@ fn vmm(vmm: Vmm) -> Finding {
     });
     match found {
         Ok(found) => ok(name, found),
-        Err(error) => wrong(broken, &error, "install it again, or correct its variable"),
+        Err(error) => wrong(
+            broken,
+            chain(&error),
+            "install it again, or correct its variable",
+        ),
     }
 }
 

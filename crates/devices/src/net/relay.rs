@@ -66,15 +66,16 @@ pub fn run(link: Link, guest: Side, host: UnixStream) -> Result<(), Error> {
             locked(&filter).learn(frame);
             true
         };
-        let inward = match (&outward, &queued) {
-            (Ok(_), Ok(Some(_))) => carry((&host, HOST), &guest, learns, |message| {
+        let send = |message: &[u8]| match &guest {
+            Side::Stream(_) => {
                 queue.put(message);
                 Ok(true)
-            }),
-            (Ok(_), Ok(None)) => carry((&host, HOST), &guest, learns, |message| {
-                or_ended(guest.send(message), GUEST)
-            }),
-            _ => Ok(()),
+            }
+            Side::Packets(_) => or_ended(guest.send(message), GUEST),
+        };
+        let inward = match outward.is_ok() && queued.is_ok() {
+            true => carry((&host, HOST), &guest, learns, send),
+            false => Ok(()),
         };
         queue.close();
         hang_up(&guest, &host);
