@@ -7,6 +7,7 @@ pub(crate) mod tree;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags};
+use nix::sched::{CloneFlags, unshare};
 
 use hull_loop::{Access, LoopDevice};
 
@@ -154,6 +155,18 @@ impl MountSpec {
         }
         Ok(())
     }
+}
+
+/// Gives this thread, which is not the process's first, a mount namespace of its own: a copy of the one that it is in.
+/// Nobody hears of what is mounted there, and it ends with the thread and what it has started.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn own_namespace() -> std::io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    Ok(nix::mount::mount(none, "/", none, private, none)?)
 }
 
 /// Takes a mount away, at once from the name space and for good when its last user is done.

@@ -10,8 +10,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use hull_agent_api::{files, ports};
+use hull_vm::FileTransport;
 use hull_vm::process::{self, Process, ProcessRecord};
-use hull_vm::{FileTransport, VmError};
 use nix::mount::{MsFlags, mount};
 use tokio::process::Command;
 
@@ -59,10 +59,10 @@ impl Share {
         bind(MsFlags::MS_SHARED).map_err(|error| cannot()(error.into()))?;
         Disks::of(&dir).make()?;
 
-        let program = process::find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
-            program: PROGRAM.to_owned(),
-            advice: "it belongs beside hull's other programs: install Hull again",
-        })?;
+        let program = process::require_program(
+            PROGRAM,
+            "it belongs beside hull's other programs: install Hull again",
+        )?;
         let socket = match transport {
             FileTransport::VirtioFs => Self::socket(vm_dir),
             FileTransport::Vsock => host_port(vsock, ports::FILES),

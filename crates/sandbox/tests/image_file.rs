@@ -6,16 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use hull_sandbox::mount::MountSpec;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
-
-/// Lets this thread mount without anybody seeing it.
-fn own_mounts() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-}
+use hull_sandbox::mount::{MountSpec, own_namespace};
+use nix::mount::{MntFlags, umount2};
 
 fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap();
@@ -41,7 +33,7 @@ fn image(kind: &str, file: &Path, options: &[&str]) -> MountSpec {
 
 #[test]
 fn a_layer_of_erofs_and_a_writable_file_are_mounted_and_let_go() {
-    own_mounts();
+    own_namespace().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("tree")).unwrap();

@@ -5,15 +5,13 @@
 use std::fs;
 use std::path::Path;
 
-use hull_sandbox::mount::{MountSpec, overlay as options};
+use hull_sandbox::mount::{MountSpec, overlay as options, own_namespace};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
 /// Lets this thread mount without anybody seeing it.
 fn own_mounts() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    own_namespace().unwrap();
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
     // An upper directory cannot lie on an overlay, which a container's /tmp may be.
     mount(Some("tmpfs"), "/tmp", Some("tmpfs"), MsFlags::empty(), none).unwrap();
 }

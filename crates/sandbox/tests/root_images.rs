@@ -7,10 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hull_sandbox::mount::{MountSpec, overlay};
+use hull_sandbox::mount::{MountSpec, overlay, own_namespace};
 use hull_sandbox::root_image::{RootImageError, RootImages};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 
 const UNLIMITED: u64 = u64::MAX;
 
@@ -22,9 +21,7 @@ struct Place {
 impl Place {
     /// In a mount namespace of this thread's.
     fn new() -> Self {
-        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        own_namespace().unwrap();
         let place = Self {
             dir: tempfile::tempdir().unwrap(),
         };

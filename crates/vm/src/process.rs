@@ -372,6 +372,17 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
         .find(executable)
 }
 
+/// Where [`find_program`] finds `program`.
+///
+/// # Errors
+/// When it does not; `advice` says what a person can do.
+pub fn require_program(program: &str, advice: &'static str) -> Result<PathBuf, VmError> {
+    find_program(program).ok_or_else(|| VmError::ProgramMissing {
+        program: program.to_owned(),
+        advice,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::VmError;
-use crate::process::find_program;
+use crate::process::require_program;
 
 /// A program that a VMM is.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Where it is: where the variable says, or as [`find_program`] looks.
+    /// Where it is: where the variable says, or as [`find_program`](crate::process::find_program) looks.
     ///
     /// # Errors
     /// When there is none.
@@ -31,10 +31,7 @@ impl Program {
                 variable: self.variable,
                 path,
             }),
-            None => find_program(self.name).ok_or_else(|| VmError::ProgramMissing {
-                program: self.name.to_owned(),
-                advice: self.advice,
-            }),
+            None => require_program(self.name, self.advice),
         }
     }
 

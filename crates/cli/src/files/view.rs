@@ -6,11 +6,10 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use hull_sandbox::mount::MountSpec;
+use hull_sandbox::mount::{MountSpec, own_namespace};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 
 /// Why a root cannot be looked at.
@@ -146,14 +145,10 @@ fn open_path(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn mount_detached(root: &MountSpec, scratch: &Path) -> Result<OwnedFd, ViewError> {
-    let namespace = |error: nix::Error| ViewError::Namespace(error.into());
-    let none = None::<&str>;
-    unshare(CloneFlags::CLONE_NEWNS).map_err(namespace)?;
-    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-    mount(none, "/", none, private, none).map_err(namespace)?;
+    own_namespace().map_err(ViewError::Namespace)?;
     root.mount(scratch).map_err(ViewError::Mount)?;
     let opened = open_path(scratch);
-    umount2(scratch, MntFlags::MNT_DETACH).map_err(namespace)?;
+    umount2(scratch, MntFlags::MNT_DETACH).map_err(|error| ViewError::Namespace(error.into()))?;
     opened.map_err(|source| ViewError::Open(scratch.to_owned(), source))
 }
 

@@ -14,7 +14,7 @@ use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
-use super::{origin, tree};
+use super::{origin, own_namespace, tree};
 use crate::error::SandboxError;
 
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -57,9 +57,7 @@ pub(super) fn mount(target: &Path, flags: MsFlags, options: &[&str]) -> Result<(
     // A layer is a mount that this namespace has not heard of. The kernel takes directories of the caller's
     // namespace only, so it is done in a copy of the engine's, which ends with the thread.
     let mounted = origin::there(|| {
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        let none = None::<&str>;
-        nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        own_namespace()?;
         Ok(mount_here(&target, flags, options)
             .and_then(|()| tree::clone(&target, false).map_err(cannot())))
     });

@@ -3,7 +3,6 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use hull_vm::VmError;
 use hull_vm::process::{self, Process};
 use tokio::process::Command;
 
@@ -22,10 +21,10 @@ pub(super) fn start(
     ipv6: bool,
     run_dir: &Path,
 ) -> Result<Process, NetworkError> {
-    let program = process::find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
-        program: PROGRAM.to_owned(),
-        advice: "it belongs beside hull's other programs: install Hull again",
-    })?;
+    let program = process::require_program(
+        PROGRAM,
+        "it belongs beside hull's other programs: install Hull again",
+    )?;
     let (option, guest): (_, OwnedFd) = match guest {
         HostEnd::Stream(socket) => ("--guest-fd", socket.into()),
         HostEnd::Packets(socket) => ("--guest-packets-fd", socket),

@@ -13,7 +13,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 
-use hull_vm::VmError;
 use hull_vm::process::{self, Process, ProcessRecord};
 use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
@@ -51,10 +50,10 @@ impl Passt {
         dns: &Dns,
         run_dir: &Path,
     ) -> Result<(Self, OwnedFd), NetworkError> {
-        let program = process::find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
-            program: PROGRAM.to_owned(),
-            advice: "install the package passt, or use `--network none`",
-        })?;
+        let program = process::require_program(
+            PROGRAM,
+            "install the package passt, or use `--network none`",
+        )?;
         let cannot = || NetworkError::host("make the link between the guest and passt");
         let (ours, its) = StdUnixStream::pair().map_err(cannot())?;
         enlarge(&its).map_err(cannot())?;

@@ -4,14 +4,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hull_vm::VmError;
-use hull_vm::process::find_program;
-
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use hull_vm::process::require_program;
 
 use super::{RootImageError, cannot};
-use crate::mount::MountSpec;
+use crate::mount::{MountSpec, own_namespace};
 
 const PROGRAM: &str = "mkfs.erofs";
 /// Bytes of its output that an error has.
@@ -19,13 +15,11 @@ const SAID: usize = 1024;
 
 /// The program: `chosen`, or the one in `PATH`.
 pub(super) fn program(chosen: Option<&Path>) -> Result<PathBuf, RootImageError> {
-    let found = chosen.map(Path::to_owned).or_else(|| find_program(PROGRAM));
-    found.ok_or_else(|| {
-        RootImageError::Program(VmError::ProgramMissing {
-            program: PROGRAM.to_owned(),
-            advice: "install the package erofs-utils, or set root.kind to \"shared\"",
-        })
-    })
+    const ADVICE: &str = "install the package erofs-utils, or set root.kind to \"shared\"";
+    match chosen {
+        Some(program) => Ok(program.to_owned()),
+        None => require_program(PROGRAM, ADVICE).map_err(RootImageError::Program),
+    }
 }
 
 /// Makes an image of what `root` shows in the file `image`, which is empty. The directory `scratch` exists for that long,
@@ -68,13 +62,8 @@ fn with_mounted(
 ) -> Result<(), RootImageError> {
     let mut root = root.clone();
     root.options.push("ro".to_owned());
-    let enter = || {
-        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-    };
     let run = || {
-        enter().map_err(|errno| cannot("make a namespace for", target)(errno.into()))?;
+        own_namespace().map_err(cannot("make a namespace for", target))?;
         let mounted = root.mount(target);
         mounted.map_err(|error| RootImageError::Mount(Box::new(error)))?;
         task()

@@ -16,7 +16,7 @@ use containerd_shim_protos::api::ConnectRequest;
 use containerd_shim_protos::shim_async::TaskClient;
 use hull_config::LogLevel;
 use hull_vm::VmError;
-use hull_vm::process::{Process, ProcessRecord, find_program, listen};
+use hull_vm::process::{Process, ProcessRecord, listen, require_program};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -199,10 +199,7 @@ fn watch(pid: u32) -> Option<Process> {
 }
 
 fn spawn(state_dir: &Path, start: Start, attach: bool) -> Result<u32, ClientError> {
-    let program = find_program(PROGRAM).ok_or_else(|| VmError::ProgramMissing {
-        program: PROGRAM.to_owned(),
-        advice: "it belongs beside hull: install Hull again",
-    })?;
+    let program = require_program(PROGRAM, "it belongs beside hull: install Hull again")?;
     let listener = listen(&socket(state_dir))?;
     let log_path = state_dir.join("pod.log");
     let log = std::fs::File::options()

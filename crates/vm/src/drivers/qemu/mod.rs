@@ -62,12 +62,10 @@ impl Qemu {
     pub fn find() -> Result<Self, VmError> {
         Ok(Self {
             program: PROGRAM.find()?,
-            vsock_program: process::find_program(VSOCK_PROGRAM).ok_or_else(|| {
-                VmError::ProgramMissing {
-                    program: VSOCK_PROGRAM.to_owned(),
-                    advice: "it belongs beside hull's other programs: install Hull again",
-                }
-            })?,
+            vsock_program: process::require_program(
+                VSOCK_PROGRAM,
+                "it belongs beside hull's other programs: install Hull again",
+            )?,
         })
     }
 
