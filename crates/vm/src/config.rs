@@ -47,6 +47,13 @@ pub struct MachineSize {
     pub memory_mib: u32,
 }
 
+impl fmt::Display for MachineSize {
+    /// For people: "2 CPUs, 256 MiB".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} CPUs, {} MiB", self.vcpus, self.memory_mib)
+    }
+}
+
 impl MachineSize {
     /// The larger of both in each respect.
     #[must_use]
@@ -143,7 +150,7 @@ pub enum Device {
 }
 
 /// A hardware address of a network interface.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MacAddress(pub [u8; 6]);
 
 impl fmt::Display for MacAddress {

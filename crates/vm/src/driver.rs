@@ -1,6 +1,7 @@
 //! What every VMM driver offers.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use crate::accel::Accelerator;
 use crate::config::VmConfig;
 use crate::error::VmError;
 use crate::process::ProcessRecord;
+use crate::snapshot::{OutletRecord, Snapshot};
 
 /// What a driver can do. A feature that is `false` is refused with [`VmError::Unsupported`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -21,6 +23,8 @@ pub struct Capabilities {
     pub net: NetDevices,
     /// [`Vm::pause`] and [`Vm::resume`].
     pub pause: bool,
+    /// [`Vm::snapshot`] and [`Driver::restore`].
+    pub snapshot: bool,
     /// Most [`VmConfig::devices`].
     pub devices: usize,
 }
@@ -44,6 +48,7 @@ impl fmt::Display for Capabilities {
             (self.virtio_fs, "virtio-fs"),
             (self.net == NetDevices::Stream, "frames over a socket"),
             (self.pause, "pause"),
+            (self.snapshot, "snapshot"),
         ];
         for (_, name) in named.iter().filter(|(has, _)| *has) {
             write!(f, "{name}, ")?;
@@ -67,6 +72,18 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// When the configuration asks for what cannot be, or the VMM does not start. Nothing is left
     /// behind then.
     async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError>;
+
+    /// Starts a machine that goes on from a snapshot, in other places: with its own directories, descriptors and network.
+    /// What it has is the snapshot's [`Shape`](crate::snapshot::Shape); what it boots is of no account. When it answers,
+    /// the guest runs. It keeps what it had in memory, its clock, its entropy and its addresses among them, and listens on
+    /// vsock where it did.
+    ///
+    /// The machine uses the snapshot's files as long as it runs. A VMM that is in its guest's hands can still write what
+    /// it wrote before: a snapshot is of no use to others until its own machine has ended.
+    ///
+    /// # Errors
+    /// When the snapshot is of another machine or another VMM, or the VMM refuses it. Nothing is left behind then.
+    async fn restore(&self, config: VmConfig, snapshot: &Snapshot) -> Result<Box<dyn Vm>, VmError>;
 
     /// Takes over a machine that another process of ours had started.
     ///
@@ -106,6 +123,17 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// When the VMM refuses or is gone.
     async fn resume(&self) -> Result<(), VmError>;
 
+    /// Writes what the paused machine is into the new directory `dir`, for [`Snapshot::open`]. The machine may then go on.
+    ///
+    /// Connections over vsock are not in it, but not every VMM tells the guest of a restored machine that they have
+    /// ended (Cloud Hypervisor does not, and gives their numbers to new ones, which then fail): they are to be closed
+    /// before the machine is paused.
+    ///
+    /// # Errors
+    /// When `dir` exists already, the machine has a device whose state is elsewhere ([`Device::Fs`](crate::Device::Fs)),
+    /// or the VMM refuses, as it does when the machine is not paused. There is no `dir` then.
+    async fn snapshot(&self, dir: &Path) -> Result<(), VmError>;
+
     /// Ends the VMM and its helpers at once, whatever the guest does, and waits for their end.
     async fn kill(&self);
 
@@ -119,13 +147,16 @@ pub struct VmRecord {
     /// [`Driver::name`].
     pub driver: String,
     /// [`VmConfig::run_dir`](crate::VmConfig::run_dir).
-    pub run_dir: std::path::PathBuf,
+    pub run_dir: PathBuf,
     /// How the guest's instructions run.
     pub accelerator: Accelerator,
     /// The VMM.
     pub vmm: ProcessRecord,
     /// Helper processes of the driver.
     pub helpers: Vec<ProcessRecord>,
+    /// Where the VMM writes snapshots, if it does.
+    #[serde(default)]
+    pub outlet: Option<OutletRecord>,
 }
 
 /// How a VMM ended.

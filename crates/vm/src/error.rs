@@ -84,6 +84,22 @@ pub enum VmError {
         /// Last lines that it wrote.
         log: String,
     },
+    /// There is no snapshot, or not a whole one.
+    #[error("{} is not a snapshot of a machine", dir.display())]
+    NotASnapshot {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The snapshot is of another machine than the one that is to go on from it.
+    #[error("the snapshot {} is of a machine {differs}", dir.display())]
+    OtherMachine {
+        /// Its directory.
+        dir: PathBuf,
+        /// In what they differ.
+        differs: String,
+    },
     /// The VMM refused a command.
     #[error("the VMM refused `{command}`: {answer}")]
     Refused {

@@ -19,7 +19,9 @@ pub(crate) mod fake;
 /// Longest answer, bytes: a VMM may be in its guest's hands.
 const MAX_ANSWER: usize = 1 << 20;
 /// A VMM that has not answered for so long never will.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const PROMPTLY: Duration = Duration::from_secs(60);
+/// The same where it writes or reads all of a guest's memory: at 100 MB/s, 90 GB.
+pub(crate) const MEMORY: Duration = Duration::from_secs(900);
 
 /// What a VMM answers.
 #[derive(Debug)]
@@ -51,7 +53,8 @@ impl Answer {
     }
 }
 
-/// Sends a request to the VMM that listens on `socket`, and waits for the answer. `command` names it in errors.
+/// Sends a request to the VMM that listens on `socket`, and waits for the answer no longer than `most`. `command` names
+/// it in errors.
 ///
 /// # Errors
 /// When there is no connection or no whole answer.
@@ -61,6 +64,7 @@ pub(crate) async fn send(
     path: &str,
     body: Option<&Value>,
     command: &'static str,
+    most: Duration,
 ) -> Result<Answer, VmError> {
     let disconnected = |source| VmError::Disconnected { command, source };
     let mut request = Request::builder()
@@ -73,9 +77,9 @@ pub(crate) async fn send(
     let body = body.map(Value::to_string).unwrap_or_default();
     let request = request.body(Full::from(body));
     let request = request.map_err(|error| disconnected(io::Error::other(error)))?;
-    let answer = tokio::time::timeout(DEADLINE, exchange(socket, request));
+    let answer = tokio::time::timeout(most, exchange(socket, request));
     let answer = answer.await.unwrap_or_else(|_| {
-        let late = format!("no answer in {} s", DEADLINE.as_secs());
+        let late = format!("no answer in {} s", most.as_secs());
         Err(io::Error::new(io::ErrorKind::TimedOut, late))
     });
     answer.map_err(disconnected)
@@ -118,7 +122,15 @@ mod tests {
         let socket = dir.path().join("api.sock");
         let server = fake::serve(&socket, reply);
         let body = json!({"state": "Paused"});
-        let answer = send(&socket, Method::PATCH, "/vm", Some(&body), "pause").await;
+        let answer = send(
+            &socket,
+            Method::PATCH,
+            "/vm",
+            Some(&body),
+            "pause",
+            PROMPTLY,
+        )
+        .await;
         if let Ok(request) = server.await {
             assert_eq!(
                 (request.method.as_str(), request.path.as_str()),
@@ -163,7 +175,7 @@ mod tests {
     async fn a_vmm_that_is_gone_has_not_answered() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let put = || send(&socket, Method::PUT, "/vm", None, "pause");
+        let put = || send(&socket, Method::PUT, "/vm", None, "pause", PROMPTLY);
         assert_disconnected(put().await);
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         assert_disconnected(put().await);
@@ -174,7 +186,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
         let server = fake::serve(&socket, Reply::never());
-        assert_disconnected(send(&socket, Method::PUT, "/vm", None, "pause").await);
+        assert_disconnected(send(&socket, Method::PUT, "/vm", None, "pause", PROMPTLY).await);
         assert!(!server.is_finished());
     }
 

@@ -25,6 +25,7 @@ mod program;
 mod sample;
 #[cfg(test)]
 mod schema;
+pub mod snapshot;
 pub mod socket;
 
 pub use accel::{Acceleration, Accelerator};
@@ -35,3 +36,4 @@ pub use drivers::Vmm;
 pub use error::VmError;
 pub use files::{FileSharing, FileTransport};
 pub use program::Program;
+pub use snapshot::Snapshot;

@@ -66,7 +66,7 @@ impl Booting {
 
 impl Memory {
     /// A file for it, of which nothing is there yet.
-    fn file(self) -> Result<File, VmError> {
+    pub(crate) fn file(self) -> Result<File, VmError> {
         let cannot = || VmError::host("make the guest's memory");
         let file = memfd_create("guest-memory", MFdFlags::MFD_CLOEXEC)
             .map_err(|errno| cannot()(errno.into()))?;

@@ -51,6 +51,18 @@ impl ProcessRecord {
         Self::of(self.pid).is_ok_and(|now| now == *self)
     }
 
+    /// The user that the process acts as.
+    pub(crate) fn uid(&self) -> io::Result<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        if !self.is_alive() {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        // "Uid:", then the real and the effective one.
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let uid = uids.and_then(|uids| uids.split_whitespace().nth(1)?.parse().ok());
+        uid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed status file"))
+    }
+
     fn with_state(pid: i32) -> io::Result<(Self, char)> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // The command name may hold anything, but ends with the last parenthesis.

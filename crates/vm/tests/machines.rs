@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hull_vm::process::listen;
-use hull_vm::{Acceleration, Boot, Device, Driver, MachineSize, Vm, VmConfig, Vmm, socket};
+use hull_vm::{
+    Acceleration, Boot, Device, Driver, MachineSize, Snapshot, Vm, VmConfig, VmError, Vmm, socket,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -18,6 +20,8 @@ const SIZE: MachineSize = MachineSize {
 /// Where the guest's agent says that it is ready, and where it takes calls.
 const READY_PORT: u32 = 1024;
 const CALLS_PORT: u32 = 1024;
+/// Where nobody takes any.
+const NOBODYS_PORT: u32 = 9;
 
 /// Where cargo puts what it builds.
 fn target_dir() -> PathBuf {
@@ -49,6 +53,7 @@ fn drivers() -> Vec<Box<dyn Driver>> {
 }
 
 /// A machine whose guest boots.
+#[derive(Debug)]
 struct Booting {
     dir: TempDir,
     vm: Box<dyn Vm>,
@@ -98,6 +103,30 @@ async fn boot(driver: &dyn Driver, arguments: &[&str]) -> Booting {
     Booting { dir, vm, ready }
 }
 
+/// A machine whose guest was up and stands still, and where its snapshot is to be.
+async fn paused(driver: &dyn Driver) -> (Booting, PathBuf) {
+    let machine = boot(driver, &[]).await;
+    machine.ready().await;
+    machine.vm.pause().await.expect("it stands still");
+    let snapshot = machine.dir.path().join("taken");
+    (machine, snapshot)
+}
+
+/// A machine that goes on from a snapshot in another place.
+async fn restore(driver: &dyn Driver, snapshot: &Path) -> Result<Booting, VmError> {
+    let (dir, ready) = prepare();
+    let config = config(dir.path(), &[]);
+    let vm = driver.restore(config, &Snapshot::open(snapshot)?).await?;
+    Ok(Booting { dir, vm, ready })
+}
+
+/// The drivers that take snapshots.
+fn drivers_with_snapshots() -> Vec<Box<dyn Driver>> {
+    let mut drivers = drivers();
+    drivers.retain(|driver| driver.capabilities().snapshot);
+    drivers
+}
+
 impl Booting {
     /// Waits for the guest.
     async fn ready(&self) {
@@ -119,11 +148,22 @@ impl Booting {
 
     /// A connection to the guest that waits for it to answer.
     async fn dial(&self) -> UnixStream {
+        self.dial_port(CALLS_PORT).await
+    }
+
+    async fn dial_port(&self, port: u32) -> UnixStream {
         let path = self.dir.path().join("vsock/guest.sock");
         let mut stream = socket::connect(&path).await.expect("a connection");
-        let request = format!("CONNECT {CALLS_PORT}\n");
+        let request = format!("CONNECT {port}\n");
         stream.write_all(request.as_bytes()).await.expect("written");
         stream
+    }
+
+    /// Waits until the guest has heard of the end of all connections that have ended: one that is refused comes behind.
+    async fn settle(&self) {
+        let mut stream = self.dial_port(NOBODYS_PORT).await;
+        let refused = stream.read_u8().await.expect_err("nobody answers");
+        assert_eq!(refused.kind(), std::io::ErrorKind::UnexpectedEof);
     }
 }
 
@@ -131,6 +171,9 @@ async fn is_answered(mut stream: UnixStream) {
     let mut answer = [0; 3];
     stream.read_exact(&mut answer).await.expect("an answer");
     assert_eq!(&answer, b"OK ");
+    // The guest hangs up when it hears that nothing more comes.
+    stream.shutdown().await.expect("the end is said");
+    stream.read_to_end(&mut Vec::new()).await.expect("the end");
 }
 
 #[tokio::test]
@@ -244,5 +287,86 @@ async fn a_guest_that_panics_has_ended_with_its_last_words() {
         assert!(console.contains("Kernel panic"), "{console}");
         let log = fs::read_to_string(machine.dir.path().join("console.log")).unwrap();
         assert!(log.contains("Kernel panic"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn many_go_on_from_one_snapshot() {
+    for driver in drivers_with_snapshots() {
+        let driver = driver.as_ref();
+        let (machine, snapshot) = paused(driver).await;
+        machine.vm.snapshot(&snapshot).await.unwrap();
+        // The machine itself goes on, too.
+        machine.vm.resume().await.unwrap();
+        is_answered(machine.dial().await).await;
+        machine.vm.kill().await;
+
+        let restored = tokio::join!(restore(driver, &snapshot), restore(driver, &snapshot));
+        let (first, second) = (restored.0.unwrap(), restored.1.unwrap());
+        is_answered(first.dial().await).await;
+        is_answered(second.dial().await).await;
+        first.vm.kill().await;
+        is_answered(second.dial().await).await;
+        // It stands still as any other, and a snapshot can be taken of it.
+        second.settle().await;
+        second.vm.pause().await.unwrap();
+        let again = second.dir.path().join("taken");
+        second.vm.snapshot(&again).await.unwrap();
+        second.vm.kill().await;
+        let third = restore(driver, &again).await.unwrap();
+        is_answered(third.dial().await).await;
+        third.vm.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_taken_leaves_nothing() {
+    for driver in drivers_with_snapshots() {
+        let machine = boot(driver.as_ref(), &[]).await;
+        machine.ready().await;
+        let snapshot = machine.dir.path().join("taken");
+        // It runs.
+        let error = machine.vm.snapshot(&snapshot).await.unwrap_err();
+        assert!(matches!(error, VmError::Refused { .. }), "{error:?}");
+        assert!(!snapshot.exists());
+        is_answered(machine.dial().await).await;
+        machine.vm.kill().await;
+        machine.vm.snapshot(&snapshot).await.unwrap_err();
+        assert!(!snapshot.exists());
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_refused() {
+    for driver in drivers_with_snapshots() {
+        let driver = driver.as_ref();
+        let (machine, snapshot) = paused(driver).await;
+        machine.vm.snapshot(&snapshot).await.unwrap();
+        machine.vm.kill().await;
+        for state in fs::read_dir(&snapshot).unwrap() {
+            let state = state.unwrap().path();
+            if state.file_stem().unwrap() == "state" {
+                fs::write(state, "nothing").unwrap();
+            }
+        }
+        let error = restore(driver, &snapshot).await.unwrap_err();
+        let (VmError::Refused { .. } | VmError::Died { .. }) = error else {
+            panic!("{error:?}");
+        };
+        eprintln!("{}: {error}", driver.name());
+    }
+}
+
+#[tokio::test]
+async fn who_takes_no_snapshots_says_so() {
+    for driver in drivers() {
+        if driver.capabilities().snapshot {
+            continue;
+        }
+        let (machine, snapshot) = paused(driver.as_ref()).await;
+        let error = machine.vm.snapshot(&snapshot).await.unwrap_err();
+        assert!(matches!(error, VmError::Unsupported { .. }), "{error:?}");
+        assert!(!snapshot.exists());
+        machine.vm.kill().await;
     }
 }

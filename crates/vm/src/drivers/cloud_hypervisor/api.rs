@@ -1,8 +1,10 @@
 //! Requests to Cloud Hypervisor: HTTP/1.1 over a Unix socket.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper::Method;
+use serde_json::{Value, json};
 
 use crate::error::VmError;
 use crate::http;
@@ -28,10 +30,30 @@ impl Api {
         }
     }
 
-    /// An action that needs no more than its name.
-    pub(super) async fn put(&self, action: &'static str) -> Result<(), VmError> {
+    /// Stops the virtual CPUs.
+    pub(super) async fn pause(&self) -> Result<(), VmError> {
+        self.put("vm.pause", None, http::PROMPTLY).await
+    }
+
+    /// Lets them run again.
+    pub(super) async fn resume(&self) -> Result<(), VmError> {
+        self.put("vm.resume", None, http::PROMPTLY).await
+    }
+
+    /// Writes a snapshot into a directory that is there and empty.
+    pub(super) async fn snapshot(&self, dir: &str) -> Result<(), VmError> {
+        let body = json!({"destination_url": format!("file://{dir}")});
+        self.put("vm.snapshot", Some(&body), http::MEMORY).await
+    }
+
+    async fn put(
+        &self,
+        action: &'static str,
+        body: Option<&Value>,
+        most: Duration,
+    ) -> Result<(), VmError> {
         let path = format!("{BASE}/{action}");
-        let answer = http::send(&self.socket, Method::PUT, &path, None, action).await?;
+        let answer = http::send(&self.socket, Method::PUT, &path, body, action, most).await?;
         answer.done(action, why)
     }
 }
@@ -48,18 +70,23 @@ mod tests {
     use crate::http::fake::{self, Reply};
     use crate::schema::Schema;
 
+    /// Has the request checked that `ask` makes.
+    async fn check(ask: impl AsyncFnOnce(&Api) -> Result<(), VmError>) {
+        let dir = tempfile::tempdir().unwrap();
+        let api = Api::new(dir.path());
+        let server = fake::serve(&api.socket, Reply::of(204, ""));
+        ask(&api).await.unwrap();
+        let request = server.await.unwrap();
+        if let Some(schema) = Schema::of("cloud-hypervisor.yaml") {
+            schema.check_request(BASE, &request);
+        }
+    }
+
     #[tokio::test]
     async fn requests_are_as_the_published_schema_says() {
-        for action in ["vm.pause", "vm.resume"] {
-            let dir = tempfile::tempdir().unwrap();
-            let api = Api::new(dir.path());
-            let server = fake::serve(&api.socket, Reply::of(204, ""));
-            api.put(action).await.unwrap();
-            let request = server.await.unwrap();
-            if let Some(schema) = Schema::of("cloud-hypervisor.yaml") {
-                schema.check_request(BASE, &request);
-            }
-        }
+        check(Api::pause).await;
+        check(Api::resume).await;
+        check(async |api| api.snapshot("/proc/self/fd/9/out").await).await;
     }
 
     #[tokio::test]
@@ -74,7 +101,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let api = Api::new(dir.path());
             let server = fake::serve(&api.socket, Reply::of(500, body));
-            let error = api.put("vm.pause").await.unwrap_err();
+            let error = api.pause().await.unwrap_err();
             server.await.unwrap();
             assert_eq!(
                 error.to_string(),

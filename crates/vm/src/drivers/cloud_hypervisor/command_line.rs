@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::command_line::CommandLine;
-use crate::config::{Device, GUEST_CID, VmConfig};
+use crate::config::{Boot, Device, GUEST_CID, VmConfig};
 use crate::error::VmError;
 use crate::memory::Memory;
 use crate::process;
@@ -14,50 +14,41 @@ const FS_QUEUE: u32 = 1024;
 /// What the VMM is handed as open descriptors, so that it needs no right to open anything.
 #[derive(Debug)]
 pub(super) struct Handed {
-    kernel: OwnedFd,
-    initramfs: OwnedFd,
-    memory: OwnedFd,
-    vsock_dir: OwnedFd,
-    api: OwnedFd,
-    console: OwnedFd,
-    events: OwnedFd,
+    pub(super) memory: OwnedFd,
+    pub(super) vsock_dir: OwnedFd,
+    pub(super) outlet: OwnedFd,
+    pub(super) api: OwnedFd,
+    pub(super) console: OwnedFd,
+    pub(super) events: OwnedFd,
 }
 
-impl Handed {
-    pub(super) fn open(
-        config: &VmConfig,
-        memory: OwnedFd,
-        api: OwnedFd,
-        console: OwnedFd,
-        events: OwnedFd,
-    ) -> Result<Self, VmError> {
+/// What the guest boots.
+#[derive(Debug)]
+pub(super) struct Payload {
+    kernel: OwnedFd,
+    initramfs: OwnedFd,
+}
+
+impl Payload {
+    pub(super) fn open(boot: &Boot) -> Result<Self, VmError> {
         Ok(Self {
-            kernel: process::open_file(&config.boot.kernel)?,
-            initramfs: process::open_file(&config.boot.initramfs)?,
-            memory,
-            vsock_dir: process::open_place(config.vsock_dir())?,
-            api,
-            console,
-            events,
+            kernel: process::open_file(&boot.kernel)?,
+            initramfs: process::open_file(&boot.initramfs)?,
         })
     }
 }
 
-/// The command line for this machine.
+/// The command line for a machine that boots.
 pub(super) fn build(
     config: VmConfig,
     memory: Memory,
+    payload: Payload,
     handed: Handed,
 ) -> Result<CommandLine, VmError> {
-    let mut line = CommandLine::default();
-    let fd = line.hand_over(handed.api);
-    line.option("--api-socket", format!("fd={fd}"));
-    let fd = line.hand_over(handed.events);
-    line.option("--event-monitor", format!("fd={fd}"));
-    line.option("--seccomp", "true".to_owned());
+    let mut line = begin(handed.api, handed.events, handed.outlet);
     for (option, file) in [
-        ("--kernel", handed.kernel),
-        ("--initramfs", handed.initramfs),
+        ("--kernel", payload.kernel),
+        ("--initramfs", payload.initramfs),
     ] {
         let path = line.path_of(file);
         line.option(option, path);
@@ -80,13 +71,30 @@ pub(super) fn build(
     let dir = line.path_of(handed.vsock_dir);
     let name = config.vsock_name();
     line.option("--vsock", format!("cid={GUEST_CID},socket={dir}/{name}"));
-    for device in config.devices {
-        add_device(&mut line, device)?;
+    for (index, device) in config.devices.into_iter().enumerate() {
+        add_device(&mut line, index, device)?;
     }
     Ok(line)
 }
 
-fn add_device(line: &mut CommandLine, device: Device) -> Result<(), VmError> {
+/// What does not depend on the machine.
+pub(super) fn begin(api: OwnedFd, events: OwnedFd, outlet: OwnedFd) -> CommandLine {
+    let mut line = CommandLine::default();
+    let fd = line.hand_over(api);
+    line.option("--api-socket", format!("fd={fd}"));
+    let fd = line.hand_over(events);
+    line.option("--event-monitor", format!("fd={fd}"));
+    line.hand_over(outlet);
+    line.option("--seccomp", "true".to_owned());
+    line
+}
+
+/// What the network device is called that is the machine's device with this index.
+pub(super) fn net_id(index: usize) -> String {
+    format!("net{index}")
+}
+
+fn add_device(line: &mut CommandLine, index: usize, device: Device) -> Result<(), VmError> {
     match device {
         Device::Fs { tag, socket } => {
             let path = line.path_of(process::open_place(&socket)?);
@@ -102,18 +110,13 @@ fn add_device(line: &mut CommandLine, device: Device) -> Result<(), VmError> {
             let fd = line.hand_over(tap);
             // It looks up by itself what the largest packet is, if the tap is in its namespace. If not, the guest
             // has room for the largest there is, as long as others may cut segments for it.
-            let mut net = format!("fd=[{fd}],mac={mac}");
+            let mut net = format!("id={},fd=[{fd}],mac={mac}", net_id(index));
             if !offload {
                 net.push_str(",offload_tso=off,offload_ufo=off,offload_csum=off");
             }
             line.option("--net", net);
         }
-        Device::NetStream { .. } => {
-            return Err(VmError::Unsupported {
-                driver: super::NAME,
-                what: "a network interface over a stream socket",
-            });
-        }
+        Device::NetStream { .. } => return Err(no_streams()),
         Device::Rng => line.option("--rng", "src=/dev/urandom".to_owned()),
         Device::Balloon => line.option(
             "--balloon",
@@ -123,9 +126,31 @@ fn add_device(line: &mut CommandLine, device: Device) -> Result<(), VmError> {
     Ok(())
 }
 
+/// It takes frames from taps only.
+pub(super) fn no_streams() -> VmError {
+    VmError::Unsupported {
+        driver: super::NAME,
+        what: "a network interface over a stream socket",
+    }
+}
+
 fn kernel_command_line(config: &VmConfig, memory: Memory) -> String {
     let own = "console=ttyS0 8250.nr_uarts=1 i8042.noaux i8042.nokbd";
     config.kernel_command_line(own, memory.limit_mib)
+}
+
+/// Descriptors of nothing.
+#[cfg(test)]
+pub(super) fn sample_handed() -> Handed {
+    use crate::sample::fd;
+    Handed {
+        memory: fd(),
+        vsock_dir: fd(),
+        outlet: fd(),
+        api: fd(),
+        console: fd(),
+        events: fd(),
+    }
 }
 
 #[cfg(test)]
@@ -137,17 +162,13 @@ mod tests {
 
     fn line(max: MachineSize, devices: Vec<Device>) -> Result<Vec<String>, VmError> {
         let config = sample::config(max, devices);
-        let handed = Handed {
+        let payload = Payload {
             kernel: fd(),
             initramfs: fd(),
-            memory: fd(),
-            vsock_dir: fd(),
-            api: fd(),
-            console: fd(),
-            events: fd(),
         };
+        let handed = sample_handed();
         let memory = Memory::new(config.size, config.max, LAYOUT);
-        Ok(build(config, memory, handed)?.arguments)
+        Ok(build(config, memory, payload, handed)?.arguments)
     }
 
     #[test]
@@ -180,7 +201,7 @@ mod tests {
         for offload in [true, false] {
             let line = line(SIZE, vec![net(offload)]).unwrap();
             let value = value(&line, "--net");
-            assert!(value.starts_with("fd=[") && value.contains("],mac=02:00:00:00:00:01"));
+            assert!(value.starts_with("id=net0,fd=[") && value.contains("],mac=02:00:00:00:00:01"));
             assert_eq!(value.contains("offload_csum=off"), !offload);
         }
         let stream = Device::NetStream {

@@ -39,6 +39,8 @@ pub(super) struct Events(watch::Receiver<Heard>);
 #[derive(Debug, Default)]
 struct Heard {
     guest_end: Option<GuestEnd>,
+    /// The machine went on after it had stood still.
+    resumed: bool,
     /// There will be no more.
     all: bool,
 }
@@ -50,6 +52,10 @@ struct Event {
 }
 
 impl Event {
+    fn is_resumed(&self) -> bool {
+        (self.source.as_str(), self.event.as_str()) == ("vm", "resumed")
+    }
+
     fn guest_end(&self) -> Option<GuestEnd> {
         match (self.source.as_str(), self.event.as_str()) {
             ("vmm", "shutdown") => Some(GuestEnd::PowerOff),
@@ -77,6 +83,9 @@ impl Events {
             };
             let noted = |event: Event| {
                 tracing::debug!(?event, "event of Cloud Hypervisor");
+                if event.is_resumed() {
+                    hear.send_modify(|heard| heard.resumed = true);
+                }
                 let Some(cause) = event.guest_end() else {
                     return;
                 };
@@ -94,6 +103,14 @@ impl Events {
             hear.send_modify(|heard| heard.all = true);
         });
         Self(heard)
+    }
+
+    /// Waits until the machine goes on; false when the VMM ended before.
+    pub(super) async fn resumed(&self) -> bool {
+        let mut heard = self.0.clone();
+        // An error means that the reader is gone, which is an end too.
+        let _ = heard.wait_for(|heard| heard.resumed || heard.all).await;
+        self.0.borrow().resumed
     }
 
     /// How the guest ended its machine, if it was the guest. After the VMM's end.

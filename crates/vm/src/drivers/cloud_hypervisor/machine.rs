@@ -13,9 +13,11 @@ use crate::error::VmError;
 use crate::memory::Booting;
 use crate::pipe;
 use crate::process::{Process, describe_status, with_last_words};
+use crate::snapshot::outlet::{self, Outlet};
 
 use super::api::Api;
 use super::events::{self, Events, GuestEnd};
+use super::restored;
 use super::{NAME, PROGRAM};
 
 /// Our ends of the VMM's pipes.
@@ -43,6 +45,8 @@ pub(super) struct Parts {
     console: Console,
     events: Events,
     booting: Booting,
+    /// There is none if an older version of ours has started the machine.
+    outlet: Option<Outlet>,
 }
 
 impl Parts {
@@ -51,6 +55,7 @@ impl Parts {
         readers: Readers,
         vmm: &Arc<Process>,
         booting: Booting,
+        outlet: Option<Outlet>,
     ) -> Result<Self, VmError> {
         Ok(Self {
             api: Api::new(&run_dir),
@@ -58,6 +63,7 @@ impl Parts {
             events: Events::follow(readers.events, vmm),
             run_dir,
             booting,
+            outlet,
         })
     }
 }
@@ -78,6 +84,19 @@ impl Machine {
             parts,
         }
     }
+
+    /// Waits until a machine that goes on from a snapshot runs.
+    pub(super) async fn resumed(&self) -> Result<(), VmError> {
+        if self.parts.events.resumed().await {
+            return Ok(());
+        }
+        let status = self.vmm.wait().await;
+        Err(VmError::Died {
+            program: PROGRAM.name.to_owned(),
+            status: describe_status(status),
+            log: self.vmm.log_tail(),
+        })
+    }
 }
 
 #[async_trait]
@@ -89,6 +108,7 @@ impl Vm for Machine {
             accelerator: self.accelerator,
             vmm: self.vmm.record(),
             helpers: Vec::new(),
+            outlet: self.parts.outlet.as_ref().map(Outlet::record).cloned(),
         }
     }
 
@@ -119,11 +139,18 @@ impl Vm for Machine {
     }
 
     async fn pause(&self) -> Result<(), VmError> {
-        self.parts.api.put("vm.pause").await
+        self.parts.api.pause().await
     }
 
     async fn resume(&self) -> Result<(), VmError> {
-        self.parts.api.put("vm.resume").await
+        self.parts.api.resume().await
+    }
+
+    async fn snapshot(&self, dir: &Path) -> Result<(), VmError> {
+        let outlet = outlet::of(self.parts.outlet.as_ref(), NAME)?;
+        let writing = outlet.begin(NAME, dir, self.vmm.record())?;
+        self.parts.api.snapshot(writing.seen_as()).await?;
+        writing.finish(&restored::FILES)
     }
 
     async fn kill(&self) {

@@ -7,18 +7,23 @@
 //! - `machine`: the running machine
 //! - `api`: requests to it (`vmm/src/api/openapi/cloud-hypervisor.yaml` of its sources)
 //! - `events`: what it tells without being asked
+//! - `restored`: how it is started to go on from a snapshot
 
 mod api;
 mod command_line;
 mod events;
 mod machine;
+mod restored;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::process::Command;
 
+use crate::accel::Accelerator;
+use crate::command_line::CommandLine;
 use crate::config::{Device, VmConfig};
 use crate::confine::{Identity, confine};
 use crate::driver::{Capabilities, Driver, NetDevices, Vm, VmRecord};
@@ -27,8 +32,9 @@ use crate::memory::{Booting, Layout, Memory};
 use crate::pipe;
 use crate::process::{self, Process};
 use crate::program::Program;
+use crate::snapshot::{Outlet, Snapshot};
 
-use command_line::Handed;
+use command_line::{Handed, Payload};
 use machine::{Machine, Parts, Readers};
 
 /// [`Driver::name`].
@@ -80,26 +86,105 @@ impl Driver for CloudHypervisor {
             virtio_fs: true,
             net: NetDevices::Tap,
             pause: true,
+            snapshot: true,
             devices: MOST_DEVICES,
         }
     }
 
     async fn launch(&self, mut config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
         config.validate()?;
+        let memory = Memory::new(config.size, config.max, LAYOUT);
+        let (booting, file) = Booting::new(config.size, memory)?;
+        let (starting, handed) = Starting::prepare(&mut config, booting, file)?;
+        let payload = Payload::open(&config.boot)?;
+        let line = command_line::build(config, memory, payload, handed)?;
+        Ok(Box::new(self.start(starting, line).await?))
+    }
+
+    async fn restore(
+        &self,
+        mut config: VmConfig,
+        snapshot: &Snapshot,
+    ) -> Result<Box<dyn Vm>, VmError> {
+        snapshot.check(NAME, &config)?;
+        let file = Memory::new(config.size, config.max, LAYOUT).file()?;
+        let (starting, handed) = Starting::prepare(&mut config, Booting::default(), file.into())?;
+        let line = restored::build(config, snapshot, handed)?;
+        let machine = self.start(starting, line).await?;
+        machine.resumed().await?;
+        Ok(Box::new(machine))
+    }
+
+    async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
+        let vmm = Arc::new(Process::attach(record.vmm, PROGRAM.name)?);
+        let run_dir = &record.run_dir;
+        let readers = Readers::open(run_dir)?;
+        let outlet = Outlet::find(record);
+        let booting = Booting::default();
+        let parts = Parts::follow(run_dir.clone(), readers, &vmm, booting, outlet).await?;
+        Ok(Box::new(Machine::new(vmm, record.accelerator, parts)))
+    }
+}
+
+/// A machine before its VMM runs.
+#[derive(Debug)]
+struct Starting {
+    accelerator: Accelerator,
+    identity: Identity,
+    network: Option<OwnedFd>,
+    run_dir: PathBuf,
+    readers: Readers,
+    booting: Booting,
+    outlet: Outlet,
+}
+
+impl Starting {
+    /// Makes what it finds, with this memory.
+    fn prepare(
+        config: &mut VmConfig,
+        booting: Booting,
+        memory: OwnedFd,
+    ) -> Result<(Self, Handed), VmError> {
         let accelerator = config.acceleration.hardware(NAME)?;
         let identity = Identity::choose(accelerator);
-        give_files(&config, identity)?;
-
+        give_files(config, identity)?;
         let run_dir = config.run_dir.clone();
-        let network = config.network_namespace.take();
         let api = process::listen(&api::socket(&run_dir))?;
         let console = pipe::make(&pipe::console(&run_dir), identity)?;
         let events = pipe::make(&events::pipe(&run_dir), identity)?;
-        let memory = Memory::new(config.size, config.max, LAYOUT);
-        let (booting, file) = Booting::new(config.size, memory)?;
-        let readers = Readers::open(&run_dir)?;
-        let handed = Handed::open(&config, file, api, console, events)?;
-        let line = command_line::build(config, memory, handed)?;
+        let (outlet, outlet_dir) = Outlet::make(config)?;
+        let handed = Handed {
+            memory,
+            vsock_dir: process::open_place(config.vsock_dir())?,
+            outlet: outlet_dir,
+            api,
+            console,
+            events,
+        };
+        let starting = Self {
+            accelerator,
+            identity,
+            network: config.network_namespace.take(),
+            readers: Readers::open(&run_dir)?,
+            run_dir,
+            booting,
+            outlet,
+        };
+        Ok((starting, handed))
+    }
+}
+
+impl CloudHypervisor {
+    async fn start(&self, starting: Starting, line: CommandLine) -> Result<Machine, VmError> {
+        let Starting {
+            accelerator,
+            identity,
+            network,
+            run_dir,
+            readers,
+            booting,
+            outlet,
+        } = starting;
         tracing::debug!(arguments = ?line.arguments, "starting Cloud Hypervisor");
         let mut command = Command::new(&self.program);
         command.args(&line.arguments);
@@ -107,16 +192,8 @@ impl Driver for CloudHypervisor {
         let log = process::log_of(&run_dir, PROGRAM.name);
         let vmm = Arc::new(Process::spawn(command, line.inherited, &log)?);
         // From here on the VMM alone holds the pipes' other ends, and its end is theirs.
-        let parts = Parts::follow(run_dir, readers, &vmm, booting).await?;
-        Ok(Box::new(Machine::new(vmm, accelerator, parts)))
-    }
-
-    async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
-        let vmm = Arc::new(Process::attach(record.vmm, PROGRAM.name)?);
-        let readers = Readers::open(&record.run_dir)?;
-        let parts =
-            Parts::follow(record.run_dir.clone(), readers, &vmm, Booting::default()).await?;
-        Ok(Box::new(Machine::new(vmm, record.accelerator, parts)))
+        let parts = Parts::follow(run_dir, readers, &vmm, booting, Some(outlet)).await?;
+        Ok(Machine::new(vmm, accelerator, parts))
     }
 }
 

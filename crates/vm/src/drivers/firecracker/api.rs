@@ -2,15 +2,17 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper::Method;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::confine::Identity;
 use crate::error::VmError;
 use crate::http;
 use crate::process;
+use crate::socket::Awaited;
 
 /// The directory in which it makes its socket.
 fn dir(run_dir: &Path) -> PathBuf {
@@ -32,6 +34,13 @@ pub(super) fn make_dir(run_dir: &Path, identity: Identity) -> Result<OwnedFd, Vm
     process::open_place(&dir)
 }
 
+/// The socket of a VMM that is about to start.
+pub(super) fn awaited(run_dir: &Path) -> Result<Awaited, VmError> {
+    let dir = dir(run_dir);
+    let awaited = Awaited::watch(socket(&dir));
+    awaited.map_err(VmError::host(format!("watch {}", dir.display())))
+}
+
 /// A state that a running machine is to be in.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum State {
@@ -48,6 +57,19 @@ impl State {
     }
 }
 
+/// A snapshot, and what takes the place of what its machine had.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The file with the state of its devices and virtual CPUs.
+    pub(super) state: String,
+    /// The file with the guest's memory. The machine uses it as long as it runs.
+    pub(super) memory: String,
+    /// Names of interfaces, and of their taps.
+    pub(super) taps: Vec<(String, String)>,
+    /// The hybrid vsock socket.
+    pub(super) vsock: String,
+}
+
 /// The API of a running VMM.
 #[derive(Debug)]
 pub(super) struct Api {
@@ -61,13 +83,59 @@ impl Api {
         }
     }
 
+    /// Where it listens.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Brings the machine into a state.
     pub(super) async fn set_state(&self, state: State) -> Result<(), VmError> {
         let command = state.name();
         let body = json!({"state": command});
-        let sent = http::send(&self.socket, Method::PATCH, "/vm", Some(&body), command);
-        let answer = sent.await?;
-        answer.done(command, why)
+        let most = http::PROMPTLY;
+        self.send(Method::PATCH, "/vm", &body, command, most).await
+    }
+
+    /// Writes a snapshot of the paused machine into these files, which are not there.
+    pub(super) async fn snapshot(&self, state: &str, memory: &str) -> Result<(), VmError> {
+        let body = json!({
+            "snapshot_type": "Full",
+            "snapshot_path": state,
+            "mem_file_path": memory,
+        });
+        let (path, command) = ("/snapshot/create", "CreateSnapshot");
+        self.send(Method::PUT, path, &body, command, http::MEMORY)
+            .await
+    }
+
+    /// Makes a machine of a snapshot, which runs then.
+    pub(super) async fn load(&self, snapshot: &Loaded) -> Result<(), VmError> {
+        let taps = snapshot
+            .taps
+            .iter()
+            .map(|(interface, tap)| json!({"iface_id": interface, "host_dev_name": tap}));
+        let body = json!({
+            "snapshot_path": snapshot.state,
+            "mem_backend": {"backend_type": "File", "backend_path": snapshot.memory},
+            "network_overrides": taps.collect::<Vec<_>>(),
+            "vsock_override": {"uds_path": snapshot.vsock},
+            "resume_vm": true,
+        });
+        let (path, command) = ("/snapshot/load", "LoadSnapshot");
+        self.send(Method::PUT, path, &body, command, http::MEMORY)
+            .await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        command: &'static str,
+        most: Duration,
+    ) -> Result<(), VmError> {
+        let sent = http::send(&self.socket, method, path, Some(body), command, most);
+        sent.await?.done(command, why)
     }
 }
 
@@ -89,19 +157,31 @@ mod tests {
 
     const FAULT: &str = r#"{"fault_message": "The microVM is not running."}"#;
 
+    /// Has the request checked that `ask` makes.
+    async fn check(ask: impl AsyncFnOnce(&Api) -> Result<(), VmError>) {
+        let dir = tempfile::tempdir().unwrap();
+        let api = Api::new(dir.path());
+        std::fs::create_dir(super::dir(dir.path())).unwrap();
+        let server = fake::serve(&api.socket, Reply::of(204, ""));
+        ask(&api).await.unwrap();
+        let request = server.await.unwrap();
+        if let Some(schema) = Schema::of("firecracker.yaml") {
+            schema.check_request("", &request);
+        }
+    }
+
     #[tokio::test]
     async fn requests_are_as_the_published_schema_says() {
-        for state in [State::Paused, State::Resumed] {
-            let dir = tempfile::tempdir().unwrap();
-            let api = Api::new(dir.path());
-            std::fs::create_dir(super::dir(dir.path())).unwrap();
-            let server = fake::serve(&api.socket, Reply::of(204, ""));
-            api.set_state(state).await.unwrap();
-            let request = server.await.unwrap();
-            if let Some(schema) = Schema::of("firecracker.yaml") {
-                schema.check_request("", &request);
-            }
-        }
+        check(async |api| api.set_state(State::Paused).await).await;
+        check(async |api| api.set_state(State::Resumed).await).await;
+        check(async |api| api.snapshot("/proc/self/fd/9/state", "/memory").await).await;
+        let loaded = Loaded {
+            state: "/proc/self/fd/9".to_owned(),
+            memory: "/proc/self/fd/10".to_owned(),
+            taps: vec![("net0".to_owned(), "hull0".to_owned())],
+            vsock: "/proc/self/fd/11/guest.sock".to_owned(),
+        };
+        check(async |api| api.load(&loaded).await).await;
     }
 
     #[tokio::test]

@@ -57,14 +57,14 @@ impl ConfigFile {
             "drives": [],
             "vsock": {
                 "guest_cid": GUEST_CID,
-                "uds_path": format!("{}/{}", path_of(&places.vsock_dir), config.vsock_name()),
+                "uds_path": vsock(&config, &places.vsock_dir),
             },
         });
         let mut interfaces = Vec::new();
         for device in config.devices {
             match device {
                 Device::Net { tap, mac, mtu, .. } => interfaces.push(json!({
-                    "iface_id": format!("net{}", interfaces.len()),
+                    "iface_id": interface_id(interfaces.len()),
                     "host_dev_name": name_of(tap)?,
                     "guest_mac": mac.to_string(),
                     "mtu": mtu,
@@ -77,9 +77,7 @@ impl ConfigFile {
                         "free_page_reporting": true,
                     });
                 }
-                Device::NetStream { .. } => {
-                    return Err(unsupported("a network interface over a stream socket"));
-                }
+                Device::NetStream { .. } => return Err(no_streams()),
                 Device::Fs { .. } => return Err(unsupported("virtio-fs")),
             }
         }
@@ -89,6 +87,21 @@ impl ConfigFile {
             inherited: vec![places.kernel, places.initramfs, places.vsock_dir],
         })
     }
+}
+
+/// The hybrid vsock socket, in this directory that the VMM has open.
+pub(super) fn vsock(config: &VmConfig, dir: &OwnedFd) -> String {
+    format!("{}/{}", path_of(dir), config.vsock_name())
+}
+
+/// What the machine's interface with this index is called.
+pub(super) fn interface_id(index: usize) -> String {
+    format!("net{index}")
+}
+
+/// It takes frames from taps only.
+pub(super) fn no_streams() -> VmError {
+    unsupported("a network interface over a stream socket")
 }
 
 fn unsupported(what: &'static str) -> VmError {

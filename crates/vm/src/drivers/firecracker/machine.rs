@@ -1,6 +1,6 @@
 //! A Firecracker process that runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use async_trait::async_trait;
@@ -11,9 +11,11 @@ use crate::console::Console;
 use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
 use crate::process::{Process, describe_status, with_last_words};
+use crate::snapshot::outlet::{self, Outlet};
+use crate::socket::Awaited;
 
-use super::api::{Api, State};
-use super::{NAME, PROGRAM};
+use super::api::{Api, Loaded, State};
+use super::{FILES, NAME, PROGRAM};
 
 /// It exits so when its seccomp filter has stopped it (`src/vmm/src/lib.rs` of its sources).
 const BAD_SYSCALL: i32 = 148;
@@ -26,6 +28,8 @@ pub(super) struct Machine {
     run_dir: PathBuf,
     api: Api,
     console: Console,
+    /// There is none if an older version of ours has started the machine.
+    outlet: Option<Outlet>,
 }
 
 impl Machine {
@@ -34,6 +38,7 @@ impl Machine {
         accelerator: Accelerator,
         run_dir: PathBuf,
         console: Receiver,
+        outlet: Option<Outlet>,
     ) -> Result<Self, VmError> {
         Ok(Self {
             api: Api::new(&run_dir),
@@ -41,7 +46,24 @@ impl Machine {
             vmm,
             accelerator,
             run_dir,
+            outlet,
         })
+    }
+
+    /// Makes the machine of a snapshot, in a VMM that has none yet.
+    pub(super) async fn load(&self, awaited: &Awaited, loaded: &Loaded) -> Result<(), VmError> {
+        let socket = self.api.socket().display();
+        tokio::select! {
+            listening = awaited.listening() => {
+                listening.map_err(VmError::host(format!("connect to {socket}")))?;
+            }
+            status = self.vmm.wait() => return Err(VmError::Died {
+                program: PROGRAM.name.to_owned(),
+                status: describe_status(status),
+                log: self.vmm.log_tail(),
+            }),
+        }
+        self.api.load(loaded).await
     }
 
     fn describe(&self, status: Option<ExitStatus>) -> Exit {
@@ -73,6 +95,7 @@ impl Vm for Machine {
             accelerator: self.accelerator,
             vmm: self.vmm.record(),
             helpers: Vec::new(),
+            outlet: self.outlet.as_ref().map(Outlet::record).cloned(),
         }
     }
 
@@ -97,6 +120,14 @@ impl Vm for Machine {
 
     async fn resume(&self) -> Result<(), VmError> {
         self.api.set_state(State::Resumed).await
+    }
+
+    async fn snapshot(&self, dir: &Path) -> Result<(), VmError> {
+        let outlet = outlet::of(self.outlet.as_ref(), NAME)?;
+        let writing = outlet.begin(NAME, dir, self.vmm.record())?;
+        let [state, memory] = FILES.map(|name| format!("{}/{name}", writing.seen_as()));
+        self.api.snapshot(&state, &memory).await?;
+        writing.finish(&FILES)
     }
 
     async fn kill(&self) {

@@ -14,13 +14,16 @@ mod config_file;
 mod machine;
 mod tap;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use async_trait::async_trait;
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 
-use crate::config::VmConfig;
+use crate::accel::Accelerator;
+use crate::config::{Device, VmConfig};
 use crate::confine::{Identity, confine};
 use crate::driver::{Capabilities, Driver, NetDevices, Vm, VmRecord};
 use crate::error::VmError;
@@ -28,7 +31,9 @@ use crate::memory::{Layout, Memory};
 use crate::pipe;
 use crate::process::{self, Process};
 use crate::program::Program;
+use crate::snapshot::{Outlet, Snapshot};
 
+use api::Loaded;
 use config_file::{ConfigFile, Places};
 use machine::Machine;
 
@@ -50,6 +55,9 @@ const LAYOUT: Layout = Layout {
 
 /// There are interrupts for 17 devices on MMIO, of which vsock takes one.
 const MOST_DEVICES: usize = 16;
+
+/// What it writes of a machine: the state of its devices and virtual CPUs, and the guest's memory.
+const FILES: [&str; 2] = ["state", "memory"];
 
 /// The Firecracker driver.
 #[derive(Debug)]
@@ -81,51 +89,141 @@ impl Driver for Firecracker {
             virtio_fs: false,
             net: NetDevices::NamedTap,
             pause: true,
+            snapshot: true,
             devices: MOST_DEVICES,
         }
     }
 
     async fn launch(&self, mut config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
         config.validate()?;
-        let accelerator = config.acceleration.hardware(NAME)?;
-        let identity = Identity::choose(accelerator);
-        identity.give_all(config.vsock_dir())?;
-        let run_dir = config.run_dir.clone();
-        let api_dir = api::make_dir(&run_dir, identity)?;
-        let network = config.network_namespace.take();
-
-        let console = pipe::make(&pipe::console(&run_dir), identity)?;
-        let reader = pipe::open(&pipe::console(&run_dir))?;
+        let mut starting = Starting::prepare(&mut config)?;
         let places = Places {
             kernel: process::open_file(&config.boot.kernel)?,
             initramfs: process::open_file(&config.boot.initramfs)?,
             vsock_dir: process::open_place(config.vsock_dir())?,
         };
         let memory = Memory::new(config.size, config.max, LAYOUT);
+        let identity = starting.identity;
         let file = ConfigFile::new(config, memory, places, |tap| tap::keep(tap, identity))?;
-        let mut inherited = file.inherited;
-        let written = config_file::write(&file.json)?;
-        let mut command = Command::new(&self.program);
-        command
-            .arg("--config-file")
-            .arg(process::path_of(&written))
-            .arg("--api-sock")
-            .arg(api::socket(process::path_of(&api_dir)))
-            .args(["--level", "Warning"]);
         tracing::debug!(configuration = %file.json, "starting Firecracker");
-        inherited.extend([written, api_dir]);
-        confine(&mut command, identity, network);
-        let log = process::log_of(&run_dir, PROGRAM.name);
-        let vmm = Process::spawn_with_output(command, inherited, Stdio::from(console), &log)?;
-        let machine = Machine::follow(vmm, accelerator, run_dir, reader).await?;
+        let written = config_file::write(&file.json)?;
+        starting.inherited.extend(file.inherited);
+        let path = starting.path_of(written);
+        Ok(Box::new(
+            self.start(starting, &["--config-file", &path]).await?,
+        ))
+    }
+
+    async fn restore(
+        &self,
+        mut config: VmConfig,
+        snapshot: &Snapshot,
+    ) -> Result<Box<dyn Vm>, VmError> {
+        snapshot.check(NAME, &config)?;
+        let mut starting = Starting::prepare(&mut config)?;
+        let vsock_dir = process::open_place(config.vsock_dir())?;
+        let vsock = config_file::vsock(&config, &vsock_dir);
+        starting.inherited.push(vsock_dir);
+        let [state, memory] = FILES;
+        let loaded = Loaded {
+            state: starting.path_of(snapshot.file(state)?),
+            memory: starting.path_of(snapshot.file(memory)?),
+            taps: taps(config.devices, starting.identity)?,
+            vsock,
+        };
+        tracing::debug!(?loaded, "starting Firecracker");
+        let awaited = api::awaited(&starting.run_dir)?;
+        let machine = self.start(starting, &[]).await?;
+        machine.load(&awaited, &loaded).await?;
         Ok(Box::new(machine))
     }
 
     async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
         let vmm = Process::attach(record.vmm, PROGRAM.name)?;
         let run_dir = record.run_dir.clone();
-        let reader = pipe::open(&pipe::console(&run_dir))?;
-        let machine = Machine::follow(vmm, record.accelerator, run_dir, reader).await?;
+        let console = pipe::open(&pipe::console(&run_dir))?;
+        let outlet = Outlet::find(record);
+        let machine = Machine::follow(vmm, record.accelerator, run_dir, console, outlet).await?;
         Ok(Box::new(machine))
+    }
+}
+
+/// The names of a machine's interfaces, and those of their taps.
+fn taps(devices: Vec<Device>, identity: Identity) -> Result<Vec<(String, String)>, VmError> {
+    let mut taps = Vec::new();
+    for device in devices {
+        match device {
+            Device::Net { tap, .. } => {
+                let interface = config_file::interface_id(taps.len());
+                taps.push((interface, tap::keep(tap, identity)?));
+            }
+            Device::NetStream { .. } => return Err(config_file::no_streams()),
+            Device::Fs { .. } | Device::Rng | Device::Balloon => {}
+        }
+    }
+    Ok(taps)
+}
+
+/// A machine before its VMM runs.
+#[derive(Debug)]
+struct Starting {
+    accelerator: Accelerator,
+    identity: Identity,
+    network: Option<OwnedFd>,
+    run_dir: PathBuf,
+    /// Where the VMM makes its socket.
+    api_dir: OwnedFd,
+    console: OwnedFd,
+    reader: Receiver,
+    outlet: Outlet,
+    inherited: Vec<OwnedFd>,
+}
+
+impl Starting {
+    /// Makes what it finds.
+    fn prepare(config: &mut VmConfig) -> Result<Self, VmError> {
+        let accelerator = config.acceleration.hardware(NAME)?;
+        let identity = Identity::choose(accelerator);
+        identity.give_all(config.vsock_dir())?;
+        let run_dir = config.run_dir.clone();
+        let console = pipe::console(&run_dir);
+        let (outlet, outlet_dir) = Outlet::make(config)?;
+        Ok(Self {
+            accelerator,
+            identity,
+            network: config.network_namespace.take(),
+            api_dir: api::make_dir(&run_dir, identity)?,
+            console: pipe::make(&console, identity)?,
+            reader: pipe::open(&console)?,
+            outlet,
+            inherited: vec![outlet_dir],
+            run_dir,
+        })
+    }
+
+    /// A path under which the VMM finds the file.
+    fn path_of(&mut self, file: OwnedFd) -> String {
+        let path = process::path_of(&file);
+        self.inherited.push(file);
+        path
+    }
+}
+
+impl Firecracker {
+    async fn start(&self, mut starting: Starting, own: &[&str]) -> Result<Machine, VmError> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(own)
+            .arg("--api-sock")
+            .arg(api::socket(process::path_of(&starting.api_dir)))
+            .args(["--level", "Warning"]);
+        starting.inherited.push(starting.api_dir);
+        confine(&mut command, starting.identity, starting.network);
+        let run_dir = starting.run_dir;
+        let log = process::log_of(&run_dir, PROGRAM.name);
+        let output = Stdio::from(starting.console);
+        let vmm = Process::spawn_with_output(command, starting.inherited, output, &log)?;
+        let (accelerator, outlet) = (starting.accelerator, Some(starting.outlet));
+        Machine::follow(vmm, accelerator, run_dir, starting.reader, outlet).await
     }
 }

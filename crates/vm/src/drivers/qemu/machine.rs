@@ -120,6 +120,7 @@ impl Vm for Machine {
             accelerator: self.parts.accelerator,
             vmm: self.vmm.record(),
             helpers: vec![self.vsock.record()],
+            outlet: None,
         }
     }
 
@@ -151,6 +152,10 @@ impl Vm for Machine {
     async fn resume(&self) -> Result<(), VmError> {
         let qmp = &self.parts.connections.qmp;
         qmp.execute("cont", qmp::cont {}).await.map(drop)
+    }
+
+    async fn snapshot(&self, _dir: &Path) -> Result<(), VmError> {
+        Err(super::no_snapshots())
     }
 
     async fn kill(&self) {

@@ -22,6 +22,7 @@ use crate::error::VmError;
 use crate::memory::{Booting, Layout, Memory};
 use crate::process::{self, Process};
 use crate::program::Program;
+use crate::snapshot::Snapshot;
 
 use command_line::{Handed, Sockets};
 use machine::Machine;
@@ -100,6 +101,7 @@ impl Driver for Qemu {
             virtio_fs: true,
             net: NetDevices::Stream,
             pause: true,
+            snapshot: false,
             devices: MOST_DEVICES,
         }
     }
@@ -118,8 +120,24 @@ impl Driver for Qemu {
         }
     }
 
+    async fn restore(
+        &self,
+        _config: VmConfig,
+        _snapshot: &Snapshot,
+    ) -> Result<Box<dyn Vm>, VmError> {
+        Err(no_snapshots())
+    }
+
     async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
         Ok(Box::new(Machine::attach(record).await?))
+    }
+}
+
+/// It saves no machine whose vsock is served by another process (`vhost-user-vsock` is marked `unmigratable`).
+fn no_snapshots() -> VmError {
+    VmError::Unsupported {
+        driver: NAME,
+        what: "take a snapshot of a machine, or go on from one",
     }
 }
 

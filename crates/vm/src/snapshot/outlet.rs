@@ -1,0 +1,309 @@
+//! Where a running VMM writes its snapshots.
+//!
+//! A VMM with a user of its own comes to no directory of the caller's by its path. So it has, from its start, a directory
+//! open that it may only look into, and a snapshot's directory is mounted there while it is written.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::{Deserialize, Serialize};
+
+use super::{Description, DeviceShape, Shape};
+use crate::config::VmConfig;
+use crate::driver::VmRecord;
+use crate::error::VmError;
+use crate::process::{self, ProcessRecord};
+
+/// What a snapshot's directory is called in the VMM's own.
+const MOUNT_POINT: &str = "out";
+
+/// What is needed to find an outlet again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutletRecord {
+    /// What the machine has.
+    shape: Shape,
+    /// The number by which the VMM has the directory open.
+    descriptor: RawFd,
+}
+
+/// Where a VMM writes.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    record: OutletRecord,
+    dir: PathBuf,
+}
+
+fn dir(run_dir: &Path) -> PathBuf {
+    run_dir.join("snapshot")
+}
+
+impl Outlet {
+    /// Makes one, and what its VMM has to have open, under the same number.
+    pub(crate) fn make(config: &VmConfig) -> Result<(Self, OwnedFd), VmError> {
+        let dir = dir(&config.run_dir);
+        let make = |dir: &Path, mode| {
+            let made = std::fs::DirBuilder::new().mode(mode).create(dir);
+            made.map_err(VmError::host(format!("create {}", dir.display())))
+        };
+        make(&dir, 0o711)?;
+        make(&dir.join(MOUNT_POINT), 0o700)?;
+        let place = process::open_place(&dir)?;
+        let record = OutletRecord {
+            shape: Shape::of(config),
+            descriptor: place.as_raw_fd(),
+        };
+        Ok((Self { record, dir }, place))
+    }
+
+    /// That of a machine that another process has started; none if that was an older version of ours.
+    pub(crate) fn find(record: &VmRecord) -> Option<Self> {
+        Some(Self {
+            record: record.outlet.clone()?,
+            dir: dir(&record.run_dir),
+        })
+    }
+
+    pub(crate) fn record(&self) -> &OutletRecord {
+        &self.record
+    }
+
+    /// Makes the snapshot's directory, for this VMM of this driver to write into.
+    pub(crate) fn begin(
+        &self,
+        driver: &'static str,
+        to: &Path,
+        vmm: ProcessRecord,
+    ) -> Result<Writing, VmError> {
+        let shape = self.record.shape.clone();
+        let is_elsewhere = |device: &DeviceShape| matches!(device, DeviceShape::Fs { .. });
+        if shape.devices.iter().any(is_elsewhere) {
+            return Err(VmError::Unsupported {
+                driver,
+                what: "take a snapshot of a machine with virtio-fs",
+            });
+        }
+        let uid = vmm.uid();
+        let uid = uid.map_err(VmError::host(format!(
+            "find the user of process {}",
+            vmm.pid
+        )))?;
+        let made = std::fs::DirBuilder::new().mode(0o700).create(to);
+        made.map_err(VmError::host(format!("create {}", to.display())))?;
+        // From here on it is removed again.
+        let mut writing = Writing {
+            dir: to.to_owned(),
+            description: Description {
+                driver: driver.to_owned(),
+                shape,
+            },
+            mounted_on: None,
+            seen_as: String::new(),
+            done: false,
+        };
+        if uid == nix::unistd::geteuid().as_raw() {
+            let path = std::fs::canonicalize(to);
+            let path = path.map_err(VmError::host(format!("find {}", to.display())))?;
+            writing.seen_as = path.to_string_lossy().into_owned();
+            return Ok(writing);
+        }
+        let given = std::os::unix::fs::chown(to, Some(uid), Some(uid));
+        given.map_err(VmError::host(format!("give {} to the VMM", to.display())))?;
+        let at = self.dir.join(MOUNT_POINT);
+        let mounted = mount(Some(to), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        let cannot = VmError::host(format!("mount {} on {}", to.display(), at.display()));
+        mounted.map_err(|errno| cannot(errno.into()))?;
+        writing.mounted_on = Some(at);
+        let descriptor = self.record.descriptor;
+        writing.seen_as = format!("/proc/self/fd/{descriptor}/{MOUNT_POINT}");
+        Ok(writing)
+    }
+}
+
+/// Where the VMM of this driver writes, if that is known.
+pub(crate) fn of<'a>(
+    outlet: Option<&'a Outlet>,
+    driver: &'static str,
+) -> Result<&'a Outlet, VmError> {
+    outlet.ok_or(VmError::Unsupported {
+        driver,
+        what: "take a snapshot of a machine that an older version of Hull has started",
+    })
+}
+
+/// A snapshot that is being written. It is removed unless it is finished.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    dir: PathBuf,
+    description: Description,
+    mounted_on: Option<PathBuf>,
+    seen_as: String,
+    done: bool,
+}
+
+impl Writing {
+    /// The directory's path for the VMM.
+    pub(crate) fn seen_as(&self) -> &str {
+        &self.seen_as
+    }
+
+    /// Once the VMM has written these `files`: takes them over and describes them.
+    pub(crate) fn finish(mut self, files: &[&str]) -> Result<(), VmError> {
+        let unmount = VmError::host(format!("unmount {}", self.dir.display()));
+        self.unmount().map_err(|errno| unmount(errno.into()))?;
+        let finish = || {
+            // First of all the directory, so that the VMM exchanges nothing in it any more.
+            take_over(&self.dir, libc::O_DIRECTORY, 0o700)?;
+            for file in files {
+                // Whoever is let through the directory may read them: VMMs with other users.
+                take_over(&self.dir.join(file), libc::O_NONBLOCK, 0o644)?;
+            }
+            self.description.write(&self.dir)
+        };
+        let taken = finish();
+        let cannot = VmError::host(format!("take over the snapshot {}", self.dir.display()));
+        taken.map_err(cannot)?;
+        self.done = true;
+        Ok(())
+    }
+
+    fn unmount(&mut self) -> Result<(), Errno> {
+        match self.mounted_on.take() {
+            Some(at) => umount2(&at, MntFlags::MNT_DETACH),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        if let Err(error) = self.unmount() {
+            tracing::error!(%error, dir = %self.dir.display(), "cannot unmount a snapshot's directory");
+            return;
+        }
+        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            tracing::error!(%error, dir = %self.dir.display(), "cannot remove an unfinished snapshot");
+        }
+    }
+}
+
+/// Makes something that a VMM has made ours alone. A VMM in its guest's hands may have put a link there instead.
+fn take_over(path: &Path, flag: i32, mode: u32) -> io::Result<()> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | flag)
+        .open(path)?;
+    let found = file.metadata()?;
+    let has_other_names = found.is_file() && found.nlink() != 1;
+    if has_other_names || !(found.is_file() || found.is_dir()) {
+        let message = format!("{} is not what a VMM writes", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    std::os::unix::fs::fchown(&file, Some(uid.as_raw()), Some(gid.as_raw()))?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    if found.is_file() {
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Snapshot;
+    use super::*;
+    use crate::config::Device;
+    use crate::sample::{self, SIZE};
+
+    const DRIVER: &str = "some";
+
+    fn own() -> ProcessRecord {
+        ProcessRecord::of(std::process::id().try_into().unwrap()).unwrap()
+    }
+
+    fn outlet(run_dir: &Path) -> Outlet {
+        let mut config = sample::config(SIZE, vec![]);
+        config.run_dir = run_dir.to_owned();
+        Outlet::make(&config).unwrap().0
+    }
+
+    #[test]
+    fn a_snapshot_is_there_when_it_is_whole() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let dir = run_dir.path().join("taken");
+        let outlet = outlet(run_dir.path());
+        let writing = outlet.begin(DRIVER, &dir, own()).unwrap();
+        std::fs::write(Path::new(writing.seen_as()).join("memory"), "x").unwrap();
+        Snapshot::open(&dir).unwrap_err();
+        writing.finish(&["memory"]).unwrap();
+        let snapshot = Snapshot::open(&dir).unwrap();
+        assert_eq!(snapshot.shape(), &outlet.record.shape);
+        snapshot.file("memory").unwrap();
+    }
+
+    #[test]
+    fn what_is_there_already_is_left_alone() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let dir = run_dir.path().join("taken");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("precious"), "").unwrap();
+        outlet(run_dir.path())
+            .begin(DRIVER, &dir, own())
+            .unwrap_err();
+        assert!(dir.join("precious").exists());
+    }
+
+    #[test]
+    fn an_unfinished_one_is_removed() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let dir = run_dir.path().join("taken");
+        drop(outlet(run_dir.path()).begin(DRIVER, &dir, own()).unwrap());
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn what_a_file_server_holds_is_in_no_snapshot() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let share = Device::Fs {
+            tag: "x".to_owned(),
+            socket: "/run/x/fs.sock".into(),
+        };
+        let mut config = sample::config(SIZE, vec![share]);
+        config.run_dir = run_dir.path().to_owned();
+        let outlet = Outlet::make(&config).unwrap().0;
+        let dir = run_dir.path().join("taken");
+        let error = outlet.begin(DRIVER, &dir, own()).unwrap_err();
+        assert!(matches!(error, VmError::Unsupported { .. }), "{error}");
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_vmm_s_links_are_not_followed() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let precious = run_dir.path().join("precious");
+        std::fs::write(&precious, "").unwrap();
+        std::fs::set_permissions(&precious, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let outlet = outlet(run_dir.path());
+        let dir = run_dir.path().join("taken");
+        type Plant = fn(&Path, &Path) -> io::Result<()>;
+        let plants: [Plant; 2] = [
+            |precious, at| std::os::unix::fs::symlink(precious, at),
+            |precious, at| std::fs::hard_link(precious, at),
+        ];
+        for plant in plants {
+            let writing = outlet.begin(DRIVER, &dir, own()).unwrap();
+            plant(&precious, &dir.join("memory")).unwrap();
+            writing.finish(&["memory"]).unwrap_err();
+            assert!(!dir.exists());
+            let mode = precious.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+}
