@@ -84,7 +84,7 @@ pub enum VmError {
         /// Last lines that it wrote.
         log: String,
     },
-    /// There is no snapshot, or not a whole one.
+    /// There is no snapshot, or not a whole and sound one.
     #[error("{} is not a snapshot of a machine", dir.display())]
     NotASnapshot {
         /// Its directory.

@@ -1,7 +1,9 @@
 //! For the drivers' tests: a machine that they describe in their VMM's words.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use crate::accel::Acceleration;
 use crate::config::{Boot, Device, MacAddress, MachineSize, VmConfig};
@@ -32,6 +34,25 @@ pub(crate) fn config(max: MachineSize, devices: Vec<Device>) -> VmConfig {
         devices,
         network_namespace: None,
     }
+}
+
+/// The same in a directory that is there, which a VMM may enter.
+pub(crate) fn config_in(dir: &Path, max: MachineSize, devices: Vec<Device>) -> VmConfig {
+    std::fs::create_dir_all(dir.join("vsock")).unwrap();
+    VmConfig {
+        run_dir: dir.to_owned(),
+        vsock: dir.join("vsock/guest.sock"),
+        ..config(max, devices)
+    }
+}
+
+/// A program that takes a VMM's place: a script of the shell's.
+pub(crate) fn program(dir: &Path, script: &str) -> PathBuf {
+    std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+    let program = dir.join("vmm");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    program
 }
 
 /// A descriptor of nothing.

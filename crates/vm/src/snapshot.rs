@@ -90,6 +90,14 @@ impl Snapshot {
         Ok(())
     }
 
+    /// What is wrong with it, which was written whole.
+    pub(crate) fn damaged(&self, source: io::Error) -> VmError {
+        VmError::NotASnapshot {
+            dir: self.dir.clone(),
+            source,
+        }
+    }
+
     /// One of the VMM's files, to be handed over.
     pub(crate) fn file(&self, name: &str) -> Result<OwnedFd, VmError> {
         let path = self.dir.join(name);

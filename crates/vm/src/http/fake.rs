@@ -52,10 +52,15 @@ pub(crate) struct AskedFor {
 pub(crate) fn serve(socket: &Path, reply: Reply) -> JoinHandle<AskedFor> {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut stream = BufReader::new(stream);
         let mut line = String::new();
-        stream.read_line(&mut line).await.unwrap();
+        // Who says nothing only wanted to know whether somebody listens.
+        let mut stream = loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            if stream.read_line(&mut line).await.unwrap() > 0 {
+                break stream;
+            }
+        };
         let mut words = line.split(' ').map(str::to_owned);
         let (method, path) = (words.next().unwrap(), words.next().unwrap());
         let mut length = 0;

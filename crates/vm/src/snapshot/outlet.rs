@@ -47,7 +47,10 @@ impl Outlet {
     pub(crate) fn make(config: &VmConfig) -> Result<(Self, OwnedFd), VmError> {
         let dir = dir(&config.run_dir);
         let make = |dir: &Path, mode| {
-            let made = std::fs::DirBuilder::new().mode(mode).create(dir);
+            let made = std::fs::create_dir(dir).and_then(|()| {
+                // Whatever this process takes from the modes of what it makes.
+                std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+            });
             made.map_err(VmError::host(format!("create {}", dir.display())))
         };
         make(&dir, 0o711)?;

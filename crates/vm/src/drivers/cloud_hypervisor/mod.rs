@@ -95,24 +95,19 @@ impl Driver for CloudHypervisor {
         config.validate()?;
         let memory = Memory::new(config.size, config.max, LAYOUT);
         let (booting, file) = Booting::new(config.size, memory)?;
-        let (starting, handed) = Starting::prepare(&mut config, booting, file)?;
+        let accelerator = config.acceleration.hardware(NAME)?;
+        let (starting, handed) = Starting::prepare(&mut config, accelerator, booting, file)?;
         let payload = Payload::open(&config.boot)?;
         let line = command_line::build(config, memory, payload, handed)?;
         Ok(Box::new(self.start(starting, line).await?))
     }
 
-    async fn restore(
-        &self,
-        mut config: VmConfig,
-        snapshot: &Snapshot,
-    ) -> Result<Box<dyn Vm>, VmError> {
+    async fn restore(&self, config: VmConfig, snapshot: &Snapshot) -> Result<Box<dyn Vm>, VmError> {
         snapshot.check(NAME, &config)?;
-        let file = Memory::new(config.size, config.max, LAYOUT).file()?;
-        let (starting, handed) = Starting::prepare(&mut config, Booting::default(), file.into())?;
-        let line = restored::build(config, snapshot, handed)?;
-        let machine = self.start(starting, line).await?;
-        machine.resumed().await?;
-        Ok(Box::new(machine))
+        let accelerator = config.acceleration.hardware(NAME)?;
+        Ok(Box::new(
+            self.restored(config, accelerator, snapshot).await?,
+        ))
     }
 
     async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
@@ -142,10 +137,10 @@ impl Starting {
     /// Makes what it finds, with this memory.
     fn prepare(
         config: &mut VmConfig,
+        accelerator: Accelerator,
         booting: Booting,
         memory: OwnedFd,
     ) -> Result<(Self, Handed), VmError> {
-        let accelerator = config.acceleration.hardware(NAME)?;
         let identity = Identity::choose(accelerator);
         give_files(config, identity)?;
         let run_dir = config.run_dir.clone();
@@ -175,6 +170,21 @@ impl Starting {
 }
 
 impl CloudHypervisor {
+    async fn restored(
+        &self,
+        mut config: VmConfig,
+        accelerator: Accelerator,
+        snapshot: &Snapshot,
+    ) -> Result<Machine, VmError> {
+        let file = Memory::new(config.size, config.max, LAYOUT).file()?;
+        let booting = Booting::default();
+        let (starting, handed) = Starting::prepare(&mut config, accelerator, booting, file.into())?;
+        let line = restored::build(config, snapshot, handed, starting.identity)?;
+        let machine = self.start(starting, line).await?;
+        machine.resumed().await?;
+        Ok(machine)
+    }
+
     async fn start(&self, starting: Starting, line: CommandLine) -> Result<Machine, VmError> {
         let Starting {
             accelerator,
@@ -207,4 +217,55 @@ fn give_files(config: &VmConfig, identity: Identity) -> Result<(), VmError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{self, SIZE, program};
+
+    /// What comes of a machine that is to go on from a snapshot when the VMM does `script`, where `$events` is where it
+    /// says what happens.
+    async fn restore(script: &str) -> Result<Machine, VmError> {
+        let dir = tempfile::tempdir().unwrap();
+        let find = "while [ $# -gt 0 ]; do \
+                    case $1 in --event-monitor) events=/proc/self/fd/${2#fd=};; esac; shift; done";
+        let vmm = CloudHypervisor {
+            program: program(dir.path(), &format!("{find}\n{script}")),
+        };
+        let config = sample::config_in(dir.path(), SIZE, vec![]);
+        let snapshot = restored::sample(&dir.path().join("taken"), &config);
+        vmm.restored(config, Accelerator::Kvm, &snapshot).await
+    }
+
+    const RESUMED: &str = r#"echo '{"source": "vm", "event": "resumed"}' > $events"#;
+
+    #[tokio::test]
+    async fn a_machine_goes_on_when_the_vmm_says_so() {
+        let script = format!("{RESUMED}; exec sleep 1000");
+        let machine = restore(&script).await.unwrap();
+        let record = machine.record();
+        assert!(record.vmm.is_alive());
+        drop(machine);
+        assert!(!record.vmm.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_vmm_that_refuses_is_told_with_its_words() {
+        let error = restore("echo 'cannot restore' >&2; exit 1").await;
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "cloud-hypervisor ended at once (exited with status 1): cannot restore"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_vmm_says_before_is_not_that_the_machine_goes_on() {
+        let restored = RESUMED.replace("resumed", "restored");
+        let error = restore(&restored).await.unwrap_err();
+        assert!(matches!(error, VmError::Died { .. }), "{error}");
+        let error = restore("echo } > $events; exec sleep 1000").await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("killed by signal 9"), "{error}");
+    }
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::command_line::CommandLine;
 use crate::config::{Device, VmConfig};
+use crate::confine::Identity;
 use crate::error::VmError;
 use crate::process;
 use crate::snapshot::Snapshot;
@@ -37,6 +38,7 @@ pub(super) fn build(
     config: VmConfig,
     snapshot: &Snapshot,
     handed: Handed,
+    identity: Identity,
 ) -> Result<CommandLine, VmError> {
     let dir = dir(&config.run_dir);
     let cannot = || VmError::host(format!("prepare {}", dir.display()));
@@ -54,10 +56,11 @@ pub(super) fn build(
             format!("{dir}/{}", config.vsock_name())
         },
     };
-    let written = read(snapshot.file(CONFIG)?).map_err(cannot())?;
-    let moved = places.put_into(written).ok_or_else(unknown);
-    let moved = moved.map_err(cannot())?;
+    let written = read(snapshot.file(CONFIG)?);
+    let moved = written.and_then(|written| places.put_into(written).ok_or_else(unknown));
+    let moved = moved.map_err(|source| snapshot.damaged(source))?;
     std::fs::write(dir.join(CONFIG), moved.to_string()).map_err(cannot())?;
+    identity.give_all(&dir)?;
     let mut source = format!(
         "source_url=file://{},resume=true",
         line.path_of(process::open_place(&dir)?)
@@ -86,7 +89,7 @@ fn nets(line: &mut CommandLine, devices: Vec<Device>) -> Result<Vec<String>, VmE
     Ok(nets)
 }
 
-/// Longest configuration, bytes; those of ours have about 5000. A VMM in its guest's hands has written it.
+/// Longest configuration, bytes. A VMM in its guest's hands may have written it.
 const MAX_CONFIG: u64 = 1 << 20;
 
 fn read(file: OwnedFd) -> io::Result<Value> {
@@ -98,7 +101,7 @@ fn read(file: OwnedFd) -> io::Result<Value> {
 fn unknown() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        "the snapshot's configuration is not that of a machine of ours",
+        format!("{CONFIG} is not that of a machine of ours"),
     )
 }
 
@@ -122,35 +125,34 @@ impl Places {
     }
 }
 
+/// A snapshot that the VMM could have written of such a machine.
+#[cfg(test)]
+pub(super) fn sample(dir: &Path, config: &VmConfig) -> Snapshot {
+    let old = serde_json::json!({
+        "memory": {"size": 0, "zones": [{"id": "ram", "size": 1, "file": "/proc/self/fd/old"}]},
+        "payload": {"kernel": "/x", "initramfs": "/proc/self/fd/old"},
+        "serial": {"mode": "File", "file": "/proc/self/fd/old"},
+        "vsock": {"cid": 3, "socket": "/proc/self/fd/old/guest.sock"},
+        "net": [{"id": "net1", "fds": [-1]}],
+    });
+    let files = [(CONFIG, old.to_string()), (STATE, String::new())];
+    let files = files.into_iter().chain([(MEMORY, String::new())]);
+    crate::snapshot::written(dir, super::NAME, config, files)
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::super::command_line::sample_handed;
     use super::*;
     use crate::sample::{self, SIZE, net, value};
     use crate::snapshot::written;
 
-    fn old() -> Value {
-        json!({
-            "memory": {"size": 0, "zones": [{"id": "ram", "size": 1, "file": "/proc/self/fd/old"}]},
-            "payload": {"kernel": "/x", "initramfs": "/proc/self/fd/old"},
-            "serial": {"mode": "File", "file": "/proc/self/fd/old"},
-            "vsock": {"cid": 3, "socket": "/proc/self/fd/old/guest.sock"},
-            "net": [{"id": "net1", "fds": [-1]}],
-        })
-    }
-
     #[test]
     fn it_finds_everything_in_its_new_place() {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = sample::config(SIZE, vec![Device::Rng, net(true)]);
-        config.run_dir = dir.path().to_owned();
-        let files = [(CONFIG, old().to_string()), (STATE, String::new())];
-        let files = files.into_iter().chain([(MEMORY, String::new())]);
-        let taken = dir.path().join("taken");
-        let snapshot = written(&taken, super::super::NAME, &config, files);
-        let line = build(config, &snapshot, sample_handed()).unwrap();
+        let config = sample::config_in(dir.path(), SIZE, vec![Device::Rng, net(true)]);
+        let snapshot = super::sample(&dir.path().join("taken"), &config);
+        let line = build(config, &snapshot, sample_handed(), Identity::Bare).unwrap();
         let source = value(&line.arguments, "--restore");
         assert!(
             source.starts_with("source_url=file:///proc/self/fd/"),
@@ -169,16 +171,15 @@ mod tests {
     #[test]
     fn a_configuration_of_another_kind_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = sample::config(SIZE, vec![]);
-        config.run_dir = dir.path().to_owned();
+        let config = sample::config_in(dir.path(), SIZE, vec![]);
         for text in ["", "{}", "[1]"] {
             let files = [(CONFIG, text), (STATE, ""), (MEMORY, "")];
             let files = files.map(|(name, text)| (name, text.to_owned()));
             let taken = dir.path().join("taken");
             let snapshot = written(&taken, super::super::NAME, &config, files);
-            let mut again = sample::config(SIZE, vec![]);
-            again.run_dir = dir.path().to_owned();
-            build(again, &snapshot, sample_handed()).unwrap_err();
+            let again = sample::config_in(dir.path(), SIZE, vec![]);
+            let error = build(again, &snapshot, sample_handed(), Identity::Bare).unwrap_err();
+            assert!(matches!(error, VmError::NotASnapshot { .. }), "{error}");
             std::fs::remove_dir_all(super::dir(dir.path())).unwrap();
             std::fs::remove_dir_all(taken).unwrap();
         }

@@ -96,7 +96,8 @@ impl Driver for Firecracker {
 
     async fn launch(&self, mut config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
         config.validate()?;
-        let mut starting = Starting::prepare(&mut config)?;
+        let accelerator = config.acceleration.hardware(NAME)?;
+        let mut starting = Starting::prepare(&mut config, accelerator)?;
         let places = Places {
             kernel: process::open_file(&config.boot.kernel)?,
             initramfs: process::open_file(&config.boot.initramfs)?,
@@ -120,7 +121,8 @@ impl Driver for Firecracker {
         snapshot: &Snapshot,
     ) -> Result<Box<dyn Vm>, VmError> {
         snapshot.check(NAME, &config)?;
-        let mut starting = Starting::prepare(&mut config)?;
+        let accelerator = config.acceleration.hardware(NAME)?;
+        let mut starting = Starting::prepare(&mut config, accelerator)?;
         let vsock_dir = process::open_place(config.vsock_dir())?;
         let vsock = config_file::vsock(&config, &vsock_dir);
         starting.inherited.push(vsock_dir);
@@ -181,8 +183,7 @@ struct Starting {
 
 impl Starting {
     /// Makes what it finds.
-    fn prepare(config: &mut VmConfig) -> Result<Self, VmError> {
-        let accelerator = config.acceleration.hardware(NAME)?;
+    fn prepare(config: &mut VmConfig, accelerator: Accelerator) -> Result<Self, VmError> {
         let identity = Identity::choose(accelerator);
         identity.give_all(config.vsock_dir())?;
         let run_dir = config.run_dir.clone();
@@ -225,5 +226,76 @@ impl Firecracker {
         let vmm = Process::spawn_with_output(command, starting.inherited, output, &log)?;
         let (accelerator, outlet) = (starting.accelerator, Some(starting.outlet));
         Machine::follow(vmm, accelerator, run_dir, starting.reader, outlet).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::fake::{self, Reply};
+    use crate::sample::{self, SIZE, program};
+
+    /// What comes of a machine that is to go on from a snapshot when the VMM does `script` and answers so.
+    async fn restore(script: &str, reply: Option<Reply>) -> Result<Machine, VmError> {
+        let dir = tempfile::tempdir().unwrap();
+        let firecracker = Firecracker {
+            program: program(dir.path(), script),
+        };
+        let mut config = sample::config_in(dir.path(), SIZE, vec![]);
+        let starting = Starting::prepare(&mut config, Accelerator::Kvm).unwrap();
+        let awaited = api::awaited(&starting.run_dir).unwrap();
+        let socket = api::socket(dir.path().join("api"));
+        let answered = reply.map(|reply| fake::serve(&socket, reply));
+        let machine = firecracker.start(starting, &[]).await.unwrap();
+        let loaded = Loaded {
+            state: "/x".to_owned(),
+            memory: "/x".to_owned(),
+            taps: vec![],
+            vsock: "/x".to_owned(),
+        };
+        let done = machine.load(&awaited, &loaded).await;
+        if let Some(answered) = answered {
+            answered.await.unwrap();
+        }
+        done.map(|()| machine)
+    }
+
+    const STAYS: &str = "exec sleep 1000";
+
+    #[tokio::test]
+    async fn a_machine_goes_on_when_the_vmm_says_so() {
+        let machine = restore(STAYS, Some(Reply::of(204, ""))).await.unwrap();
+        let record = machine.record();
+        assert!(record.vmm.is_alive());
+        drop(machine);
+        assert!(!record.vmm.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_vmm_that_ends_before_it_listens_is_told_with_its_words() {
+        let error = restore("echo trouble >&2; exit 3", None).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "firecracker ended at once (exited with status 3): trouble"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refused_snapshot_is_told_in_the_vmm_s_words() {
+        let fault = r#"{"fault_message": "Load snapshot error: bad magic"}"#;
+        let error = restore(STAYS, Some(Reply::of(400, fault))).await;
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "the VMM refused `LoadSnapshot`: Load snapshot error: bad magic"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_vmm_that_hangs_up_half_way_has_not_loaded_anything() {
+        for cut in [0, 20] {
+            let reply = Reply::of(204, "").cut_to(cut);
+            let error = restore(STAYS, Some(reply)).await.unwrap_err();
+            assert!(matches!(error, VmError::Disconnected { .. }), "{error}");
+        }
     }
 }
