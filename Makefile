@@ -20,6 +20,8 @@ DEMO_IMAGE ?= docker.io/library/debian:stable-slim
 POD_TESTS := links|mounts|pod_faults|pod_metrics|pod_networks|pods|sizes|volumes
 # VMMs besides QEMU, which is always there.
 FURTHER_VMMS := cloud-hypervisor firecracker
+# What runs once more with guests that go on from templates, where a VMM takes snapshots.
+TEMPLATE_TESTS := -E 'binary(faults) + binary(lifecycle) + binary(network) + binary(run) + binary(terminal)'
 # How long the tests may take in the lab, in seconds.
 LAB_SECONDS ?= 2700
 # How long `make fuzz` runs each target, in seconds.
@@ -101,8 +103,11 @@ test-vmms: build guest images ## run end-to-end tests with each further VMM that
 	  if ! grep "^ok  *$$vmm " <<< "$$checked"; then continue; fi; \
 	  if grep -q '^ok  *KVM ' <<< "$$checked"; then \
 	    HULL_TEST_VMM=$$vmm cargo nextest run --profile kvm --locked --workspace $(KVM); \
+	    HULL_TEST_VMM=$$vmm HULL_TEST_START=template \
+	      cargo nextest run --profile kvm --locked --workspace $(TEMPLATE_TESTS); \
 	  else \
 	    HULL_TEST_VMM=$$vmm $(MAKE) test-kvm; \
+	    HULL_TEST_VMM=$$vmm HULL_TEST_START=template $(MAKE) test-kvm KVM="$(TEMPLATE_TESTS)"; \
 	  fi; \
 	  with+=" $$vmm"; \
 	done; \

@@ -1,6 +1,7 @@
 //! The VMMs that are there, beside each other.
 
 use anyhow::Result;
+use harness::Hull;
 use hull_vm::Vmm;
 
 use crate::files::Place;
@@ -17,6 +18,8 @@ impl Bench<'_> {
         let mut table = Table::default();
         let all = Vmm::ALL.iter().copied();
         let vmms: Vec<_> = all.filter(|vmm| vmm.usable().is_ok()).collect();
+        let templates = Hull::new().with_settings("vm.start = 'template'");
+        timing::output(&mut templates.command(["pull", &self.image]))?;
         {
             let mut pods = Vec::new();
             for vmm in &vmms {
@@ -27,10 +30,31 @@ impl Bench<'_> {
                 self.progress(GROUP, round)?;
                 for (vmm, (pod, program)) in vmms.iter().zip(&pods) {
                     self.look_at(*vmm, pod, program, &mut table)?;
+                    if vmm.driver()?.capabilities().snapshot {
+                        self.start_from_template(*vmm, &templates, &mut table)?;
+                    }
                 }
             }
         }
         table.report(GROUP, &mut self.report);
+        Ok(())
+    }
+
+    /// Once the template is there.
+    fn start_from_template(&self, vmm: Vmm, hull: &Hull, table: &mut Table) -> Result<()> {
+        let run = || {
+            let mut command = hull.command(["run", "--rm", "--vmm", vmm.name()]);
+            command
+                .args(["--network", "none", &self.image])
+                .args(COMMAND);
+            timing::until_output(&mut command, COMMAND[1].as_bytes())
+        };
+        run()?;
+        table.push(
+            &format!("{}: the same from a template", vmm.name()),
+            Unit::Milliseconds,
+            milliseconds(run()?.output),
+        );
         Ok(())
     }
 

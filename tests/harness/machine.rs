@@ -27,6 +27,12 @@ pub fn vmm_variable() -> &'static str {
     crate::settings::vmm().program().variable
 }
 
+/// Whether the VMM of this run takes snapshots of its machines.
+#[must_use]
+pub fn takes_snapshots() -> bool {
+    crate::settings::vmm() != Vmm::Qemu
+}
+
 /// Those that a virtual machine cannot do without.
 #[must_use]
 pub fn programs() -> Vec<&'static str> {

@@ -1,5 +1,5 @@
 //! Settings of Hull's that a whole run of the tests has: `HULL_TEST_VMM` is `vm.vmm`, `HULL_TEST_FILE_SHARING` is
-//! `vm.file_sharing`, `HULL_TEST_ROOT` is `root.kind`.
+//! `vm.file_sharing`, `HULL_TEST_START` is `vm.start`, `HULL_TEST_ROOT` is `root.kind`.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,7 @@ pub(crate) fn chosen() -> Option<String> {
     let variables = [
         ("vm.vmm", VMM_VARIABLE),
         ("vm.file_sharing", "HULL_TEST_FILE_SHARING"),
+        ("vm.start", "HULL_TEST_START"),
         ("root.kind", "HULL_TEST_ROOT"),
     ];
     let settings = variables.map(|(setting, variable)| {

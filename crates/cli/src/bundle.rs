@@ -145,6 +145,7 @@ pub(crate) fn pod_config(
         vmm: args.machine.vmm.unwrap_or(config.vm.vmm),
         acceleration: args.machine.accel.unwrap_or(config.vm.acceleration),
         file_sharing: config.vm.file_sharing,
+        templates: pod_request::templates(config, &locations.templates()),
         roots: pod_request::roots(config, &locations.root_images()),
         size,
         // Its only container is there from the start.

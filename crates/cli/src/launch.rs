@@ -12,7 +12,7 @@ use crate::container::{
 };
 use crate::stdio::{AttachError, Attached, Ended, Fifos, Signals, Streams};
 use crate::timestamp::Timestamp;
-use hull_shim::client::{Pod, PodError};
+use hull_shim::client::{self, Pod, PodError};
 
 /// Why a container did not run.
 #[derive(Debug, thiserror::Error)]
@@ -231,6 +231,8 @@ impl Launch {
     /// Ends the pod of a container that did not start, and writes down why.
     async fn fail(self, container: &mut Container, error: LaunchError) -> LaunchError {
         let aborted = self.abort().await;
+        // A pod process that was killed has ended nothing.
+        client::end(&container.dir.state).await;
         let auto_remove = container
             .settings()
             .is_ok_and(|settings| settings.auto_remove);
@@ -241,7 +243,7 @@ impl Launch {
             exit.code = error.exit_code().unwrap_or(125).into();
             let record = ExitRecord {
                 exit: Some(exit),
-                failure: Some(hull_shim::client::report::chain(&error)),
+                failure: Some(client::report::chain(&error)),
                 console: vec![],
             };
             write_json(&container.dir.exit(), &record)
@@ -250,7 +252,7 @@ impl Launch {
             Ok(()) => error,
             Err(recording) => {
                 // Both count; the first is what was asked about.
-                eprintln!("hull: {}", hull_shim::client::report::chain(&recording));
+                eprintln!("hull: {}", client::report::chain(&recording));
                 error
             }
         }

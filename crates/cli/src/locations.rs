@@ -134,6 +134,11 @@ impl Locations {
         self.data.join("root-images")
     }
 
+    /// Snapshots of guests that have booted.
+    pub(crate) fn templates(&self) -> PathBuf {
+        self.data.join("templates")
+    }
+
     /// A directory for each volume.
     pub(crate) fn volumes(&self) -> PathBuf {
         self.data.join("volumes")

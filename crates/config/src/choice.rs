@@ -2,7 +2,7 @@
 
 use hull_vm::{Acceleration, FileSharing, Vmm};
 
-use crate::settings::{LogLevel, RootKind};
+use crate::settings::{LogLevel, RootKind, Start};
 
 /// A setting that is one of a few words.
 pub(crate) trait Choice: Copy + 'static {
@@ -41,6 +41,17 @@ impl Choice for FileSharing {
             Self::Auto => "auto",
             Self::VirtioFs => "virtio-fs",
             Self::Vsock => "vsock",
+        }
+    }
+}
+
+impl Choice for Start {
+    const ALL: &'static [Self] = &[Self::Boot, Self::Template];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Template => "template",
         }
     }
 }

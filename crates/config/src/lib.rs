@@ -26,7 +26,8 @@ pub use error::{ConfigError, ValueError};
 pub use hull_vm::{Acceleration, FileSharing, Vmm};
 pub use origin::{Origin, Place};
 pub use settings::{
-    AnnotationSettings, GuestSettings, LogLevel, LogSettings, RootKind, RootSettings, VmSettings,
+    AnnotationSettings, GuestSettings, LogLevel, LogSettings, RootKind, RootSettings, Start,
+    VmSettings,
 };
 pub use show::Entry;
 pub use size::Size;

@@ -68,6 +68,14 @@ pub(crate) static SETTINGS: &[Setting] = &[
         apply: |config, value| value.choice().map(|chosen| config.vm.file_sharing = chosen),
     },
     Setting {
+        key: "vm.start",
+        documentation: "how a guest comes up: \"boot\", or \"template\", from a snapshot of one that has booted, where the network is not an engine's",
+        annotation: true,
+        kata: None,
+        show: |config| Some(quoted(config.vm.start.name())),
+        apply: |config, value| value.choice().map(|start| config.vm.start = start),
+    },
+    Setting {
         key: "vm.vcpus",
         documentation: "virtual CPUs of a pod whose limits do not say, 1 to 64",
         annotation: true,

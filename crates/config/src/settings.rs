@@ -16,6 +16,8 @@ pub struct VmSettings {
     pub acceleration: Acceleration,
     /// How the guest reaches the host's files.
     pub file_sharing: FileSharing,
+    /// How the guest comes up.
+    pub start: Start,
     /// Virtual CPUs of a pod whose limits do not say.
     pub vcpus: u32,
     /// Guest memory of a pod whose limits do not say.
@@ -28,6 +30,16 @@ pub struct VmSettings {
     pub memory_overhead: Size,
     /// What its processes on the host may take beside the guest's memory, where that is limited.
     pub host_memory_overhead: Size,
+}
+
+/// How a guest comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// It boots.
+    #[default]
+    Boot,
+    /// It goes on from a snapshot of one that has booted, where that can be.
+    Template,
 }
 
 /// A container's root.
@@ -103,6 +115,7 @@ impl Default for VmSettings {
             vmm: Vmm::default(),
             acceleration: Acceleration::default(),
             file_sharing: FileSharing::default(),
+            start: Start::default(),
             vcpus: 2,
             memory: Size::from_mib(2048),
             max_vcpus: 4,

@@ -28,6 +28,10 @@ pub struct PodConfig {
     pub acceleration: Acceleration,
     /// How the guest reaches the host's files.
     pub file_sharing: FileSharing,
+    /// The directory with templates, if the pod's guest is to go on from one where it can. They are for pods that trust
+    /// each other.
+    #[serde(default)]
+    pub templates: Option<PathBuf>,
     /// How containers get their roots.
     #[serde(default)]
     pub roots: Roots,

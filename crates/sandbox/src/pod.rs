@@ -10,6 +10,7 @@ mod names;
 mod notify;
 mod record;
 mod size;
+mod template;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use hull_config::{Config, ConfigError, RootKind};
+use hull_config::{Config, ConfigError, RootKind, Start};
 use hull_sandbox::cgroup::HostLimits;
 use hull_sandbox::{GuestFiles, Limits, NetworkConfig, PodConfig, Roots, SandboxError, root_image};
 use hull_vm::MachineSize;
@@ -62,6 +62,7 @@ impl PodRequest {
             vmm: vm.vmm,
             acceleration: vm.acceleration,
             file_sharing: vm.file_sharing,
+            templates: templates(settings, Path::new(TEMPLATES)),
             roots: roots(settings, Path::new(root_image::DEFAULT_DIR)),
             size,
             max: MachineSize {
@@ -86,6 +87,18 @@ impl PodRequest {
             single: None,
             id: self.id,
         })
+    }
+}
+
+/// Where templates are of which the engines' pods are made.
+const TEMPLATES: &str = "/var/lib/hull/templates";
+
+/// The directory with templates, which is `dir`, if pods are to start from them.
+#[must_use]
+pub fn templates(settings: &Config, dir: &Path) -> Option<PathBuf> {
+    match settings.vm.start {
+        Start::Boot => None,
+        Start::Template => Some(dir.to_owned()),
     }
 }
 

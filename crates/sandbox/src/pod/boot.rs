@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_agent_api::agent;
-use hull_vm::{Accelerator, Boot, Device, FileTransport, MachineSize, VmConfig};
+use hull_vm::{
+    Accelerator, Boot, Device, Exit, FileSharing, FileTransport, MachineSize, Vm, VmConfig,
+};
 use tokio::sync::{Mutex, watch};
 
+use super::template::Template;
 use super::{Machine, Pod, follow, forward, record, size};
 use crate::config::PodConfig;
 use crate::error::SandboxError;
@@ -40,17 +43,38 @@ impl Pod {
     /// What could not be prepared or started, or how the guest failed to come up.
     pub async fn start(config: PodConfig, state_dir: &Path) -> Result<Arc<Self>, SandboxError> {
         let driver = config.vmm.driver()?;
-        let files = config.file_sharing.transport(driver.as_ref())?;
+        let template = Template::of(&config, driver.as_ref(), state_dir)?;
+        let files = match (config.file_sharing, &template) {
+            // A snapshot has nothing of a file server's.
+            (FileSharing::VirtioFs, Some(_)) => {
+                return Err(SandboxError::Unsupported(
+                    "virtio-fs in a guest that goes on from a template (vm.start)",
+                ));
+            }
+            (FileSharing::Auto | FileSharing::Vsock, Some(_)) => FileTransport::Vsock,
+            (wanted, None) => wanted.transport(driver.as_ref())?,
+        };
         let vm_dir = vm_dir(state_dir);
         share::create_dir(&vm_dir.join("vsock"))?;
         let ready = ReadyListener::bind(&vsock(state_dir))?;
         let vmm = driver.capabilities();
         let room = vmm.devices - DEVICES;
         let (network, interfaces) = PendingNetwork::new(&config.network, room, vmm.net).await?;
-        let share = Share::start(state_dir, &vm_dir, files, &vsock(state_dir))?;
         let vm_config = vm_config(&config, state_dir, files, interfaces);
+        let origin = match &template {
+            Some(template) => Some(template.prepare(driver.as_ref(), &vm_config).await?),
+            None => None,
+        };
+        let boots = origin.is_none();
+        let share = Share::start(state_dir, &vm_dir, files, &vsock(state_dir))?;
+        let launch = async {
+            match origin {
+                Some(origin) => origin.start(driver.as_ref(), vm_config).await,
+                None => driver.launch(vm_config).await,
+            }
+        };
         // The guest boots while its network is made.
-        let launched = tokio::join!(driver.launch(vm_config), network.connect(&vm_dir));
+        let launched = tokio::join!(launch, network.connect(&vm_dir));
         let (vm, network) = match launched {
             (Ok(vm), Ok(network)) => (vm, network),
             (Ok(vm), Err(error)) => {
@@ -72,7 +96,8 @@ impl Pod {
             machine.kill().await;
             return Err(error);
         }
-        let reached = reach(&config, state_dir, files, &machine, &ready).await;
+        let said = boots.then_some(&ready);
+        let reached = reach(&config, state_dir, files, &machine, said).await;
         match reached.and_then(|guest| size::limit_cpu_time(&config).map(|()| guest)) {
             Ok(guest) => {
                 let size = config.size;
@@ -119,12 +144,12 @@ impl Pod {
 
 /// What the guest's kernel is told besides what its VMM needs: a container finds no interface that
 /// nobody asked for.
-const KERNEL_ARGUMENTS: [&str; 1] = ["dummy.numdummies=0"];
+pub(super) const KERNEL_ARGUMENTS: [&str; 1] = ["dummy.numdummies=0"];
 
 /// How many devices every pod has at most, beside its interfaces.
 const DEVICES: usize = 3;
 
-fn vm_config(
+pub(super) fn vm_config(
     config: &PodConfig,
     state_dir: &Path,
     files: FileTransport,
@@ -154,34 +179,45 @@ fn vm_config(
     }
 }
 
-/// Waits for the guest and prepares it for containers.
+/// Waits for the guest, to say that it is `ready` if it boots, and prepares it for containers.
 async fn reach(
     config: &PodConfig,
     state_dir: &Path,
     files: FileTransport,
     machine: &Machine,
-    ready: &ReadyListener,
+    ready: Option<&ReadyListener>,
 ) -> Result<Guest, SandboxError> {
-    let deadline = match machine.vm.accelerator() {
+    let configured = async {
+        if let Some(ready) = ready {
+            let hello = ready.ready().await?;
+            tracing::debug!(?hello, "the guest is ready");
+            machine.vm.booted()?;
+        }
+        let guest = Guest::connect(&vsock(state_dir)).await?;
+        configure(config, files, machine, &guest).await?;
+        Ok(guest)
+    };
+    in_time(machine.vm.as_ref(), machine.wait(), configured).await
+}
+
+/// What comes of `work` with a guest that has just been started, unless its machine ends or it takes too long.
+pub(super) async fn in_time<T>(
+    vm: &dyn Vm,
+    ended: impl Future<Output = Exit>,
+    work: impl Future<Output = Result<T, SandboxError>>,
+) -> Result<T, SandboxError> {
+    let deadline = match vm.accelerator() {
         Accelerator::Kvm => BOOT_DEADLINE_KVM,
         Accelerator::Tcg => BOOT_DEADLINE_TCG,
     };
     let failed = |cause: String| SandboxError::Boot {
         cause,
-        console: machine.vm.console_tail(),
-    };
-    let configured = async {
-        let hello = ready.ready().await?;
-        tracing::debug!(?hello, "the guest is ready");
-        machine.vm.booted()?;
-        let guest = Guest::connect(&vsock(state_dir)).await?;
-        configure(config, files, machine, &guest).await?;
-        Ok::<_, SandboxError>(guest)
+        console: vm.console_tail(),
     };
     tokio::select! {
-        exit = machine.wait() => Err(failed(exit.cause)),
-        guest = tokio::time::timeout(deadline, configured) => match guest {
-            Ok(guest) => guest,
+        exit = ended => Err(failed(exit.cause)),
+        done = tokio::time::timeout(deadline, work) => match done {
+            Ok(done) => done,
             Err(_) => Err(failed(format!("no word from it in {} s", deadline.as_secs()))),
         }
     }

@@ -8,7 +8,7 @@ use hull_vm::{MachineSize, VmRecord};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Pod, boot};
+use super::{Machine, Pod, boot, template};
 use crate::anchor::Anchor;
 use crate::config::PodConfig;
 use crate::container::{Container, ContainerRecord};
@@ -39,31 +39,39 @@ impl PodRecord {
 
     /// Ends the machine, whatever of it still runs.
     async fn kill(&self) {
-        let vm = [self.vm.vmm].into_iter().chain(self.vm.helpers.clone());
         let servers = [self.file_server]
             .into_iter()
             .chain(self.network.processes());
-        // One that has ended cannot be found.
-        let found = vm
-            .chain(servers)
-            .filter_map(|process| Process::attach(process, "a process of the pod").ok());
-        let running: Vec<Process> = found.collect();
-        // All at once: a VMM takes its time to give its memory back.
-        for process in &running {
-            process.signal(Signal::SIGKILL);
-        }
-        for process in &running {
-            process.wait().await;
-        }
+        kill_all(processes(&self.vm).chain(servers)).await;
         self.network.release().await;
     }
 }
 
-/// The VMM of the pod in `state_dir`, if it runs.
+fn processes(vm: &VmRecord) -> impl Iterator<Item = ProcessRecord> {
+    [vm.vmm].into_iter().chain(vm.helpers.clone())
+}
+
+/// Ends those that run.
+async fn kill_all(processes: impl Iterator<Item = ProcessRecord>) {
+    // One that has ended cannot be found.
+    let found =
+        processes.filter_map(|process| Process::attach(process, "a process of the pod").ok());
+    let running: Vec<Process> = found.collect();
+    // All at once: a VMM takes its time to give its memory back.
+    for process in &running {
+        process.signal(Signal::SIGKILL);
+    }
+    for process in &running {
+        process.wait().await;
+    }
+}
+
+/// The VMM of the pod in `state_dir`, or that of a template which was being made for it, if it runs.
 #[must_use]
 pub fn live_vmm(state_dir: &Path) -> Option<ProcessRecord> {
-    let record = PodRecord::find(state_dir)?;
-    Some(record.vm.vmm).filter(ProcessRecord::is_alive)
+    let own = PodRecord::find(state_dir).map(|record| record.vm);
+    let vms = own.into_iter().chain(template::unfinished(state_dir));
+    vms.map(|vm| vm.vmm).find(ProcessRecord::is_alive)
 }
 
 /// The pod process of the pod in `state_dir`, if it runs.
@@ -101,8 +109,11 @@ pub(super) fn save(
     written.map_err(SandboxError::host(format!("write {}", path.display())))
 }
 
-/// Ends the machine of the pod in `state_dir` that could not be taken over.
+/// Ends the machine of the pod in `state_dir` that could not be taken over, and that of a template which was being made.
 pub async fn abandon(state_dir: &Path) {
+    if let Some(vm) = template::unfinished(state_dir) {
+        kill_all(processes(&vm)).await;
+    }
     if let Some(record) = PodRecord::find(state_dir) {
         record.kill().await;
     }
@@ -116,12 +127,12 @@ pub async fn abandon(state_dir: &Path) {
 pub async fn destroy(state_dir: &Path) -> Result<(), SandboxError> {
     // Read first: a pod process that is about to end removes it.
     let config = PodConfig::read(state_dir);
-    if let Some(record) = PodRecord::find(state_dir) {
-        if let Ok(process) = Process::attach(record.pod_process, "the pod process") {
-            process.kill().await;
-        }
-        record.kill().await;
+    if let Some(record) = PodRecord::find(state_dir)
+        && let Ok(process) = Process::attach(record.pod_process, "the pod process")
+    {
+        process.kill().await;
     }
+    abandon(state_dir).await;
     // The directory last: it says what there is to remove.
     let group = config.ok().map(|config| config.host_group()).transpose()?;
     group.flatten().map_or(Ok(()), |group| group.remove())?;
