@@ -120,7 +120,8 @@ impl Places {
         *config.pointer_mut("/serial/file")? = self.console.into();
         *config.pointer_mut("/vsock/socket")? = self.vsock.into();
         // It was loaded long ago, but the VMM would look for it.
-        config["payload"].as_object_mut()?.remove("initramfs");
+        let payload = config.pointer_mut("/payload")?.as_object_mut()?;
+        payload.remove("initramfs");
         Some(config)
     }
 }
