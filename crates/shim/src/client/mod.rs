@@ -168,7 +168,16 @@ impl PodProcess {
                 let answer = task
                     .connect(with_timeout(0), &ConnectRequest::default())
                     .await;
-                answer.ok().map(|answer| answer.shim_pid)
+                match answer {
+                    Ok(answer) => Some(answer.shim_pid),
+                    // One whose pod did not come up says why to whoever asks for more.
+                    Err(ttrpc::Error::RpcStatus(_)) => None,
+                    // One that was killed may take a connection before it is gone.
+                    Err(error) => {
+                        let what = format!("be answered at {}", socket.display());
+                        return Err(host(what)(io::Error::other(error)));
+                    }
+                }
             }
         };
         Ok(Self {
@@ -242,4 +251,28 @@ fn spawn(state_dir: &Path, start: Start, attach: bool) -> Result<u32, ClientErro
         .spawn()
         .map_err(host(format!("start {PROGRAM}")))
         .map(|child| child.id().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_ends_without_an_answer_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        // As a process that has been killed: its socket takes connections until it is gone.
+        let listener = UnixListener::bind(socket(dir.path())).unwrap();
+        let taken = std::thread::spawn(move || {
+            for stream in listener.incoming().take(2) {
+                drop(stream.unwrap());
+            }
+        });
+        assert!(PodProcess::dial(dir.path()).await.is_err());
+        // Nothing of the pod runs, so nothing is started again.
+        let connected = PodProcess::connect(dir.path()).await;
+        assert!(matches!(connected, Err(ClientError::NotRunning(_))));
+        taken.join().unwrap();
+    }
 }
