@@ -141,11 +141,22 @@ impl HostCgroup {
             if is_cpuset && limits.is_none() {
                 continue;
             }
-            let entered = match is_cpuset {
-                true => create_cpuset(root, &self.path),
-                false => self.create(root, &dir),
+            let enter = || {
+                match is_cpuset {
+                    true => create_cpuset(root, &self.path),
+                    false => self.create(root, &dir),
+                }
+                .and_then(|()| move_here(&dir))
             };
-            match entered.and_then(|()| move_here(&dir)) {
+            let mut entered = enter();
+            // A pod with the same group ends at this very moment, and takes the group along until we are in it.
+            for _ in 0..OTHERS {
+                if !entered.as_ref().is_err_and(is_gone) {
+                    break;
+                }
+                entered = enter();
+            }
+            match entered {
                 Err(error) if !needed && is_forbidden(&error) => {
                     let group = dir.display();
                     tracing::warn!(%error, "the pod has no control group: may not use {group}");
@@ -248,6 +259,17 @@ fn origin(root: &Path) -> PathBuf {
     });
     path.filter(|path| path.exists())
         .unwrap_or_else(|| root.to_owned())
+}
+
+/// How many pods may leave a group while another one enters it.
+const OTHERS: u32 = 16;
+
+/// Whether the group was removed, before its file was opened (ENOENT) or after (ENODEV).
+fn is_gone(error: &SandboxError) -> bool {
+    let SandboxError::Host { source, .. } = error else {
+        return false;
+    };
+    matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 /// Whether this user may not make groups here, nor be given the right to.
