@@ -1,7 +1,6 @@
 //! `--network`: what a container reaches, what reaches it, and what it must not reach.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr};
 
 use harness::network::{HOST_V4, HOST_V6, Network, fetch};
 use harness::{Hull, Outcome, busybox};
@@ -69,10 +68,7 @@ fn a_published_port_reaches_the_container() {
     let options = ["run", "--rm", "-p", "127.0.0.1:8080:80"];
     let mut child = hull.spawn(options.into_iter().chain([&*image, "sh", "-c", script]));
     harness::expect_line(&mut child, "ready");
-    let mut stream = TcpStream::connect("127.0.0.1:8080").expect("connected");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
+    let answer = harness::network::get(8080);
     assert!(answer.ends_with("published\n"), "{answer}");
 
     let options = ["run", "--rm", "-p", "127.0.0.1:8080:80", &image, "true"];

@@ -1,8 +1,6 @@
 //! Pods that go on from a template (`vm.start`), with a VMM that takes snapshots, and what the others say.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -121,10 +119,7 @@ fn they_run_at_once_and_are_reached() {
     }
     assert_eq!(templates(&hull).len(), 1);
     for (port, word) in [(8080, "one\n"), (8081, "two\n")] {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
+        let answer = harness::network::get(port);
         assert!(answer.ends_with(word), "{answer}");
     }
     for mut child in children {

@@ -2,7 +2,8 @@
 //! server, so that nothing outside this machine is ever asked for anything.
 
 use std::fs::Permissions;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
@@ -16,6 +17,19 @@ use crate::namespaces::own_mounts;
 pub const HOST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// See [`HOST_V4`].
 pub const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+/// What a web server says that listens at a port of this network's loopback.
+///
+/// # Panics
+/// When nobody does, or it breaks off.
+#[must_use]
+pub fn get(port: u16) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connected");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
 
 /// The network that the current thread and what it starts from now on are in.
 #[derive(Debug)]

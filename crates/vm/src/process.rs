@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 
 use crate::error::VmError;
+use crate::program::Program;
 
 /// Names a process for good: process ids are used again, pairs of id and start time are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,6 +233,15 @@ impl Process {
         }
         let how = describe_status(status);
         with_last_words(format!("{} {how}", self.program), &self.log_tail())
+    }
+
+    /// What to say of this VMM, which ended before it could be used.
+    pub(crate) fn died(&self, vmm: &Program, status: Option<std::process::ExitStatus>) -> VmError {
+        VmError::Died {
+            program: vmm.name.to_owned(),
+            status: describe_status(status),
+            log: self.log_tail(),
+        }
     }
 
     /// Whether the process has not ended.

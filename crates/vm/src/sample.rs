@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::accel::Acceleration;
 use crate::config::{Boot, Device, MacAddress, MachineSize, VmConfig};
+use crate::driver::Vm;
 
 /// What it has at first.
 pub(crate) const SIZE: MachineSize = MachineSize {
@@ -53,6 +54,14 @@ pub(crate) fn program(dir: &Path, script: &str) -> PathBuf {
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     program
+}
+
+/// The machine's VMM runs, and not without the machine.
+pub(crate) fn assert_ends_with(machine: impl Vm) {
+    let record = machine.record();
+    assert!(record.vmm.is_alive());
+    drop(machine);
+    assert!(!record.vmm.is_alive());
 }
 
 /// A descriptor of nothing.

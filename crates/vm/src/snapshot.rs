@@ -50,10 +50,7 @@ impl Snapshot {
             let file = File::open(dir.join(DESCRIPTION))?;
             Ok(serde_json::from_reader(io::BufReader::new(file))?)
         };
-        let description = read().map_err(|source| VmError::NotASnapshot {
-            dir: dir.to_owned(),
-            source,
-        })?;
+        let description = read().map_err(|source| unsound(dir, source))?;
         Ok(Self {
             dir: dir.to_owned(),
             description,
@@ -92,10 +89,7 @@ impl Snapshot {
 
     /// What is wrong with it, which was written whole.
     pub(crate) fn damaged(&self, source: io::Error) -> VmError {
-        VmError::NotASnapshot {
-            dir: self.dir.clone(),
-            source,
-        }
+        unsound(&self.dir, source)
     }
 
     /// One of the VMM's files, to be handed over.
@@ -108,6 +102,11 @@ impl Snapshot {
         let file = file.map_err(VmError::host(format!("open {}", path.display())))?;
         Ok(file.into())
     }
+}
+
+fn unsound(dir: &Path, source: io::Error) -> VmError {
+    let dir = dir.to_owned();
+    VmError::NotASnapshot { dir, source }
 }
 
 impl Description {

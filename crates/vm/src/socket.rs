@@ -108,6 +108,7 @@ mod tests {
         let error = connect(&link).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
+
     #[tokio::test]
     async fn a_socket_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();

@@ -76,7 +76,7 @@ impl Outlet {
     }
 
     /// Makes the snapshot's directory, for this VMM of this driver to write into.
-    pub(crate) fn begin(
+    fn begin(
         &self,
         driver: &'static str,
         to: &Path,
@@ -127,15 +127,18 @@ impl Outlet {
     }
 }
 
-/// Where the VMM of this driver writes, if that is known.
-pub(crate) fn of<'a>(
-    outlet: Option<&'a Outlet>,
+/// Makes the directory `to` for this VMM of this driver to write a snapshot into, if it is known how it comes there.
+pub(crate) fn begin(
+    outlet: Option<&Outlet>,
     driver: &'static str,
-) -> Result<&'a Outlet, VmError> {
-    outlet.ok_or(VmError::Unsupported {
+    to: &Path,
+    vmm: ProcessRecord,
+) -> Result<Writing, VmError> {
+    let outlet = outlet.ok_or(VmError::Unsupported {
         driver,
         what: "take a snapshot of a machine that an older version of Hull has started",
-    })
+    })?;
+    outlet.begin(driver, to, vmm)
 }
 
 /// A snapshot that is being written. It is removed unless it is finished.

@@ -83,7 +83,7 @@ impl DeviceShape {
 }
 
 impl fmt::Display for Shape {
-    /// For people: "1 CPUs, 128 MiB, growing to 2 CPUs, 256 MiB and rng, balloon".
+    /// For people: "1 CPUs, 128 MiB (growing to 2 CPUs, 256 MiB) and rng, balloon".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.size)?;
         if self.max != self.size {

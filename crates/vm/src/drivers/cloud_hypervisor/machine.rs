@@ -90,12 +90,7 @@ impl Machine {
         if self.parts.events.resumed().await {
             return Ok(());
         }
-        let status = self.vmm.wait().await;
-        Err(VmError::Died {
-            program: PROGRAM.name.to_owned(),
-            status: describe_status(status),
-            log: self.vmm.log_tail(),
-        })
+        Err(self.vmm.died(&PROGRAM, self.vmm.wait().await))
     }
 }
 
@@ -147,8 +142,8 @@ impl Vm for Machine {
     }
 
     async fn snapshot(&self, dir: &Path) -> Result<(), VmError> {
-        let outlet = outlet::of(self.parts.outlet.as_ref(), NAME)?;
-        let writing = outlet.begin(NAME, dir, self.vmm.record())?;
+        let outlet = self.parts.outlet.as_ref();
+        let writing = outlet::begin(outlet, NAME, dir, self.vmm.record())?;
         self.parts.api.snapshot(writing.seen_as()).await?;
         writing.finish(&restored::FILES)
     }

@@ -57,11 +57,7 @@ impl Machine {
             listening = awaited.listening() => {
                 listening.map_err(VmError::host(format!("connect to {socket}")))?;
             }
-            status = self.vmm.wait() => return Err(VmError::Died {
-                program: PROGRAM.name.to_owned(),
-                status: describe_status(status),
-                log: self.vmm.log_tail(),
-            }),
+            status = self.vmm.wait() => return Err(self.vmm.died(&PROGRAM, status)),
         }
         self.api.load(loaded).await
     }
@@ -123,8 +119,7 @@ impl Vm for Machine {
     }
 
     async fn snapshot(&self, dir: &Path) -> Result<(), VmError> {
-        let outlet = outlet::of(self.outlet.as_ref(), NAME)?;
-        let writing = outlet.begin(NAME, dir, self.vmm.record())?;
+        let writing = outlet::begin(self.outlet.as_ref(), NAME, dir, self.vmm.record())?;
         let [state, memory] = FILES.map(|name| format!("{}/{name}", writing.seen_as()));
         self.api.snapshot(&state, &memory).await?;
         writing.finish(&FILES)
