@@ -113,8 +113,43 @@ fn the_hosts_files_are_shared_beside_an_image_over_vsock_as_well() {
 }
 
 #[test]
+fn a_disk_takes_what_is_written_as_far_as_it_goes_and_ends_with_the_container() {
+    let settings = "root.kind = \"image\"\nroot.disk_size = \"64MiB\"\nvm.file_sharing = ";
+    for transport in ["auto", "vsock"] {
+        let hull = Hull::new().with_settings(&format!("{settings}{transport:?}\n"));
+        // Zeros are written as any other bytes are.
+        let script = "[ ! -e /a ] && head -c 40000000 /dev/zero > /a && rm /etc/passwd && sync && \
+                      ! dd if=/dev/zero of=/b bs=1M count=40 && wc -c < /a && ls /etc | grep -v -e host -e resolv";
+        let image = busybox();
+        let create = ["create", "--name", "again", "--network", "none", &image];
+        let _ = hull
+            .hull([&create[..], &["sh", "-c", script]].concat())
+            .ok();
+        for _ in 0..2 {
+            let outcome = hull.hull(["start", "--attach", "again"]);
+            let errors = outcome.stderr();
+            assert!(errors.contains("No space left on device"), "{errors}");
+            assert_eq!(outcome.stdout(), "40000000\ngroup\n", "{errors}");
+        }
+        assert_eq!(images(&hull).len(), 1);
+    }
+}
+
+/// Lets `dir` have a program, if there is one.
+fn link(dir: &Path, program: &str) {
+    let find = std::process::Command::new("sh")
+        .args(["-c", "command -v \"$0\"", program])
+        .output();
+    let found = String::from_utf8(find.expect("a shell").stdout).expect("a path");
+    if !found.trim().is_empty() {
+        std::os::unix::fs::symlink(found.trim(), dir.join(program)).expect("linked");
+    }
+}
+
+#[test]
 fn a_cache_that_cannot_be_used_is_named_and_nothing_is_left() {
-    let hull = hull();
+    let settings = "root.kind = \"image\"\nroot.disk_size = \"64MiB\"\n";
+    let hull = Hull::new().with_settings(settings);
     assert_eq!(hull.run(&[], &["echo", "ready"]).ok(), "ready\n");
     let cache = hull.root().join("root-images");
     fs::remove_dir_all(&cache).expect("removed");
@@ -131,22 +166,23 @@ fn a_cache_that_cannot_be_used_is_named_and_nothing_is_left() {
         "cloud-hypervisor",
         "firecracker",
     ] {
-        let find = std::process::Command::new("sh")
-            .args(["-c", "command -v \"$0\"", tool])
-            .output();
-        let found = String::from_utf8(find.expect("a shell").stdout).expect("a path");
-        if !found.trim().is_empty() {
-            std::os::unix::fs::symlink(found.trim(), tools.path().join(tool)).expect("linked");
-        }
+        link(tools.path(), tool);
     }
     let mut command = hull.command(harness::run_arguments(&[], &["true"]));
     let own = program("hull");
     let own = own.parent().expect("a directory").display();
     command.env("PATH", format!("{}:{own}", tools.path().display()));
-    let error = harness::Outcome(command.output().expect("hull starts")).one_error(125);
+    let mut error = || harness::Outcome(command.output().expect("hull starts")).one_error(125);
+    let text = error();
     assert!(
-        error.contains("mkfs.erofs") && error.contains("erofs-utils"),
-        "{error}"
+        text.contains("mkfs.erofs") && text.contains("erofs-utils"),
+        "{text}"
+    );
+    link(tools.path(), "mkfs.erofs");
+    let text = error();
+    assert!(
+        text.contains("mkfs.ext4") && text.contains("e2fsprogs"),
+        "{text}"
     );
     let left = fs::read_dir(hull.root().join("containers")).expect("a directory");
     assert_eq!(left.count(), 0);

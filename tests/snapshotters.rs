@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use harness::Outcome;
-use harness::containerd::{CONFIGURATION, Containerd, RUNTIME};
+use harness::containerd::{BUSYBOX, CONFIGURATION, Containerd, RUNTIME, path};
 use harness::cri::Cri;
 use harness::layout::{Entry, TestImage, archive};
 use harness::namespaces::mounts_below;
@@ -45,6 +45,36 @@ fn write_into_roots_of(containerd: &Containerd, snapshotter: &str) {
     assert_eq!(devices[0], devices[1]);
 }
 
+/// The same where it is the guest that mounts the roots, without a copy of any: `cache` is where images would be.
+fn write_into_roots_that_the_guest_mounts(containerd: &Containerd, snapshotter: &str, more: &str) {
+    let cache = containerd.dir().join("no-images");
+    let settings = format!(
+        "root.kind = \"image\"\nroot.cache_dir = {:?}\n{more}",
+        cache.display().to_string()
+    );
+    containerd.set(&settings);
+    write_into_roots_of(containerd, snapshotter);
+    let images = fs::read_dir(cache).into_iter().flatten();
+    assert_eq!(images.count(), 0);
+}
+
+/// What a container has written is there when it is started again, by its guest and by the host.
+fn keep_what_is_written(containerd: &Containerd, snapshotter: &str) {
+    let script = "[ ! -e /sum ] || sha256sum -c /sum; \
+                  head -c 3000000 /dev/urandom > /large && sha256sum /large > /sum && cat /sum";
+    let container = ["run", "--runtime", RUNTIME, "--snapshotter", snapshotter];
+    let command = [BUSYBOX, "kept", "sh", "-c", script];
+    let first = containerd.ctr([&container[..], &command].concat()).ok();
+    let start = || containerd.ctr(["tasks", "start", "kept"]).ok();
+    let second = start();
+    assert!(second.starts_with("/large: OK\n"), "{first}{second}");
+    containerd.set("root.kind = \"shared\"\n");
+    let third = start();
+    assert!(third.starts_with("/large: OK\n"), "{second}{third}");
+    let _ = containerd.ctr(["containers", "rm", "kept"]).ok();
+    containerd.assert_no_pods();
+}
+
 #[test]
 fn a_root_may_be_a_copy() {
     let containerd = Containerd::new();
@@ -75,6 +105,14 @@ fn a_root_may_be_a_file_with_a_file_system() {
         return;
     }
     write_into_roots_of(&containerd, "blockfile");
+    write_into_roots_that_the_guest_mounts(&containerd, "blockfile", "");
+    let running = ["run", "--detach", "--runtime", RUNTIME, "--snapshotter"];
+    let command = ["blockfile", BUSYBOX, "running", "sleep", "1000"];
+    let _ = containerd.ctr([&running[..], &command].concat()).ok();
+    assert_eq!(loop_devices(containerd.dir()), [""; 0]);
+    let _ = containerd.ctr(["tasks", "rm", "--force", "running"]).ok();
+    let _ = containerd.ctr(["containers", "rm", "running"]).ok();
+    keep_what_is_written(&containerd, "blockfile");
     assert_eq!(loop_devices(containerd.dir()), [""; 0]);
     assert_eq!(mounts_below(&dir).len(), 0);
 }
@@ -82,7 +120,10 @@ fn a_root_may_be_a_file_with_a_file_system() {
 /// Whether this machine's `mkfs.erofs` makes a file system of an archive, which containerd asks for; Debian
 /// 12's is too old.
 fn reads_archives() -> bool {
-    let help = Command::new("mkfs.erofs").arg("--help").output();
+    let find = "PATH=$0 command -v mkfs.erofs";
+    let found = Command::new("sh").args(["-c", find]).arg(path()).output();
+    let found = Outcome(found.expect("a shell")).ok();
+    let help = Command::new(found.trim()).arg("--help").output();
     help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--tar"))
 }
 
@@ -109,6 +150,9 @@ fn a_root_may_be_of_layers_that_are_file_systems_in_files() {
     let mut containerd = Containerd::new();
     if use_erofs(&mut containerd) {
         write_into_roots_of(&containerd, "erofs");
+        for more in ["", "root.disk_size = \"64MiB\"\n"] {
+            write_into_roots_that_the_guest_mounts(&containerd, "erofs", more);
+        }
     }
 }
 
@@ -258,6 +302,8 @@ fn a_root_may_be_a_thin_volume() {
     ));
     assert!(containerd.has_plugin("devmapper"), "{}", containerd.log());
     write_into_roots_of(&containerd, "devmapper");
+    write_into_roots_that_the_guest_mounts(&containerd, "devmapper", "");
+    keep_what_is_written(&containerd, "devmapper");
     // containerd removes those of containers when it has the time: also while this looks at them.
     for volume in pool.volumes() {
         let open = Command::new("dmsetup")

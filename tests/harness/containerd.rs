@@ -1,7 +1,7 @@
 //! A containerd of the test's own: its state in a directory of its own, its pods in a network of their
 //! own, and Hull as a runtime.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -138,10 +138,6 @@ impl Containerd {
             .append(true)
             .open(self.dir.path().join("containerd.log"))
             .expect("a log");
-        let own = program("containerd-shim-hull-v2");
-        let mut path = own.parent().expect("a directory").as_os_str().to_owned();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
         let mut containerd = Command::new(program_of_containerd("containerd"));
         if !Path::new("/run/udev/control").exists() {
             // dmsetup waits for udev to make the files of devices, unless it is told to make them.
@@ -150,7 +146,7 @@ impl Containerd {
         let process = containerd
             .arg("--config")
             .arg(self.dir.path().join(CONFIGURATION))
-            .env("PATH", path)
+            .env("PATH", path())
             .env("HULL_ROOT", self.hull_root())
             .env("HULL_CONFIG", self.dir.path().join(SETTINGS))
             .stdin(Stdio::null())
@@ -457,11 +453,28 @@ pub fn run_arguments(options: &[&str], id: &str, command: &[&str]) -> Vec<String
 }
 
 /// `HULL_CONTAINERD` names a directory with another containerd than the one in `PATH`.
+const DIRECTORY: &str = "HULL_CONTAINERD";
+
 fn program_of_containerd(name: &str) -> PathBuf {
-    match std::env::var_os("HULL_CONTAINERD") {
+    match std::env::var_os(DIRECTORY) {
         Some(dir) => Path::new(&dir).join(name),
         None => PathBuf::from(name),
     }
+}
+
+/// Where containerd looks for programs: Hull's are there, and those that came with another containerd.
+///
+/// # Panics
+/// When Hull was not built.
+#[must_use]
+pub fn path() -> OsString {
+    let shim = program("containerd-shim-hull-v2");
+    let hull = shim.parent().expect("a directory").to_owned();
+    let with_containerd = std::env::var_os(DIRECTORY).map(PathBuf::from);
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = [Some(hull), with_containerd].into_iter().flatten();
+    std::env::join_paths(dirs.chain(std::env::split_paths(&inherited)))
+        .expect("names of directories")
 }
 
 /// Whether pods are left to Hull as a whole, by containerd's sandboxer `shim` and not its default:

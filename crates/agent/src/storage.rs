@@ -1,19 +1,18 @@
 //! Mounting what the host provides.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hull_agent_api::agent::Storage;
 use hull_agent_api::agent::storage::Driver;
-use hull_loop::LoopDevice;
+use hull_loop::{Access, LoopDevice};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::error::AgentError;
 use crate::helper::{Bind, MountOptions, parse_mount_options};
 use crate::sys::mount::{Attributes, attach, clone_tree, set_attributes};
 
-mod disk;
 mod fuse;
 mod host_disks;
 
@@ -30,7 +29,22 @@ pub(crate) struct Storages {
 impl Storages {
     /// What the container wrote is on the host's disks when this returns.
     pub(crate) async fn let_go(self) {
-        unmount_all(&self.mount_points);
+        let mount_points = self.mount_points;
+        let unmounting = tokio::task::spawn_blocking(move || {
+            // Whoever still uses one keeps it mounted, and the guest may end before.
+            for path in &mount_points {
+                if let Err(error) = sync(path) {
+                    log::error!(
+                        "what was written below {} may be lost: {error}",
+                        path.display()
+                    );
+                }
+            }
+            unmount_all(&mount_points);
+        });
+        if let Err(panicked) = unmounting.await {
+            log::error!("cannot unmount what a container had: {panicked}");
+        }
         host_disks::detach(self.disks).await;
     }
 }
@@ -82,10 +96,14 @@ async fn mount_one(storage: &Storage) -> Result<PathBuf, AgentError> {
             new("overlay", &target, "overlay", &options)?;
         }
         Driver::FILE => new(&storage.source, &target, &storage.fs_type, &options)?,
-        Driver::BLOCK => {
-            let device = disk::by_serial(&storage.source).await?;
-            let device = device.display().to_string();
-            new(&device, &target, &storage.fs_type, &options)?;
+        Driver::LOOP => {
+            let (storage, at) = (storage.clone(), target.clone());
+            // The kernel goes through the journal of one that was not unmounted.
+            let mounting = tokio::task::spawn_blocking(move || looped(&storage, &at, &options));
+            let failed = AgentError::io(format!("mount {}", target.display()));
+            mounting
+                .await
+                .map_err(|panicked| failed(panicked.into()))??;
         }
         Driver::BIND => bind(Path::new(&storage.source), &target, &options)?,
         Driver::UNSPECIFIED => {
@@ -127,6 +145,30 @@ fn new(source: &str, target: &Path, kind: &str, options: &MountOptions) -> Resul
             .map_err(|errno| failed()(errno.into()))?;
     }
     Ok(())
+}
+
+/// Mounts a file through a loop device, which goes with the mount.
+fn looped(storage: &Storage, target: &Path, options: &MountOptions) -> Result<(), AgentError> {
+    let access = Access {
+        read_only: options.flags.0.contains(MsFlags::MS_RDONLY),
+        // The host has a cache of its own, and the file system in the file another one.
+        direct: true,
+    };
+    let source = &storage.source;
+    let device = LoopDevice::over(Path::new(source), access)
+        .map_err(AgentError::io(format!("make a disk of {source}")))?;
+    let device = device.path().display().to_string();
+    new(&device, target, &storage.fs_type, options)
+}
+
+/// Waits until what was written below a mount point is where it is kept (syncfs(2)).
+fn sync(mount_point: &Path) -> std::io::Result<()> {
+    let directory = std::fs::File::open(mount_point)?;
+    // SAFETY: the descriptor is open, and the call takes no memory.
+    match unsafe { libc::syncfs(directory.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 fn bind(source: &Path, target: &Path, options: &MountOptions) -> Result<(), AgentError> {

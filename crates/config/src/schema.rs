@@ -37,6 +37,8 @@ pub(crate) struct Kata {
 
 /// The least memory that a guest boots with.
 const LEAST_MEMORY: Size = Size::from_mib(64);
+/// ext4 needs some for itself.
+const LEAST_DISK: Size = Size::from_mib(1);
 
 /// QEMU's machine has room for four interfaces.
 const MOST_SPARE_INTERFACES: u32 = 3;
@@ -150,7 +152,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "root.kind",
-        documentation: "a container's root: \"shared\", the host's directory, or \"image\", an EROFS image of it and a layer in memory for what is written",
+        documentation: "a container's root: \"shared\", the host's directory, or \"image\", which the guest mounts: an EROFS image and a layer of its own over it, or the container's own file system",
         annotation: true,
         kata: None,
         show: |config| Some(quoted(config.root.kind.name())),
@@ -171,6 +173,21 @@ pub(crate) static SETTINGS: &[Setting] = &[
         kata: None,
         show: |config| Some(size(config.root.cache_size)),
         apply: |config, value| value.size().map(|size| config.root.cache_size = size),
+    },
+    Setting {
+        key: "root.disk_size",
+        documentation: "how much may be written over an image, to a disk that grows with it; 0: the guest's memory takes it",
+        annotation: true,
+        kata: None,
+        show: |config| Some(size(config.root.disk_size)),
+        apply: |config, value| {
+            let size = value.size()?;
+            config.root.disk_size = match size.bytes() {
+                0 => size,
+                _ => value.size_from(LEAST_DISK)?,
+            };
+            Ok(())
+        },
     },
     Setting {
         key: "guest.kernel",

@@ -51,6 +51,8 @@ pub struct RootSettings {
     pub cache_dir: Option<PathBuf>,
     /// How much of the disk images take together as far as they are not in use.
     pub cache_size: Size,
+    /// What of the disk may be written over an image; with nothing of it, the guest's memory takes it.
+    pub disk_size: Size,
 }
 
 /// How a guest gets a container's root.
@@ -59,7 +61,7 @@ pub enum RootKind {
     /// The host's directory.
     #[default]
     Shared,
-    /// An image of it, and a layer in memory for what is written.
+    /// An image, which it mounts by itself, and over which it keeps what is written.
     Image,
 }
 
@@ -132,6 +134,7 @@ impl Default for RootSettings {
             kind: RootKind::default(),
             cache_dir: None,
             cache_size: Size::from_mib(10 * 1024),
+            disk_size: Size::from_mib(0),
         }
     }
 }

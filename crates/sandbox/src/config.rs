@@ -80,13 +80,15 @@ pub enum Roots {
     /// The host's directory: what is written to it is on the host.
     #[default]
     Shared,
-    /// A read-only image of it, made once and kept, and a layer in the guest's memory for what is written, which ends
-    /// with the container.
+    /// The guest mounts it: a file system in a file or on a disk as it is, of directories a read-only image, made once and
+    /// kept. What is written over images goes to a layer that ends with the container.
     Image {
         /// The directory with the images.
         cache: PathBuf,
         /// Bytes of the disk that images take together as far as they are not in use.
         limit: u64,
+        /// Bytes that may be written over an image, on the disk that the images are on; 0: to the guest's memory.
+        disk_size: u64,
     },
 }
 

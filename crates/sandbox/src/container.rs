@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::anchor::Anchor;
 use crate::config::Roots;
 use crate::error::SandboxError;
+use crate::guest_root::GuestRoot;
 use crate::hooks::HostHooks;
 use crate::limits::Limits;
 use crate::mount::{self, MountSpec};
 use crate::process::{Process, TaskRecord};
-use crate::root_image::RootImages;
 use crate::share::create_dir;
 use crate::spec::{self, Disk, GuestSpec, HostBind, NotifySocket};
 use crate::stdio::StdioConfig;
@@ -49,17 +49,17 @@ pub struct PreparedContainer {
     pub(crate) request: CreateContainer,
     /// The root's directory, where the request does not say how it is made.
     pub(crate) root: PathBuf,
-    /// The image of the root, where that is not shared.
-    pub(crate) root_image: Option<File>,
+    /// The root, where it is the guest that mounts it.
+    pub(crate) guest_root: Option<GuestRoot>,
     pub(crate) guest_spec: GuestSpec,
 }
 
 impl CreateContainer {
-    /// Reads the bundle and puts it into guest terms, and makes an image of its root where `roots` says so. `state_dir` is
-    /// the pod's.
+    /// Reads the bundle and puts it into guest terms, and its root, where `roots` says that the guest mounts it. `state_dir`
+    /// is the pod's.
     ///
     /// # Errors
-    /// When the id or the bundle is malformed, or asks for what a guest cannot give, and when there is no image.
+    /// When the id or the bundle is malformed, or asks for what a guest cannot give, and when it cannot mount the root.
     pub async fn prepare(
         self,
         roots: Roots,
@@ -72,7 +72,7 @@ impl CreateContainer {
             let spec = spec::read_bundle(&self.bundle)?;
             let mut prepared = PreparedContainer {
                 root: spec::bundle_rootfs(&self.bundle, &spec),
-                root_image: None,
+                guest_root: None,
                 guest_spec: GuestSpec::new(
                     spec,
                     &self.id,
@@ -82,11 +82,10 @@ impl CreateContainer {
                 )?,
                 request: self,
             };
-            if let Roots::Image { cache, limit } = roots {
-                let images = RootImages::new(&cache, limit);
-                let request = &prepared.request;
-                prepared.root_image = Some(images.get(&request.rootfs, &scratch)?);
-                prepared.guest_spec.take_root_from_image(&request.id);
+            let request = &prepared.request;
+            prepared.guest_root = GuestRoot::choose(&roots, &request.rootfs, &scratch)?;
+            if let Some(root) = &prepared.guest_root {
+                prepared.guest_spec.take_root(&request.id, root);
             }
             // The pod process is small, and the compiler's memory would stay with it: 1 MiB.
             // SAFETY: pages of free memory are given back to the kernel; nothing in use is touched.
@@ -337,8 +336,8 @@ impl Files {
             resolv_conf: container.guest_spec.bind_at(Path::new("/etc/resolv.conf")),
             ..Self::of(share, &container.request.id)
         };
-        let prepared = match &container.root_image {
-            Some(image) => files.mount_image(image),
+        let prepared = match &container.guest_root {
+            Some(root) => root.show(&files.dir),
             None => files.mount_root(&container.request, &container.root),
         }
         .and_then(|()| files.mount_binds(&container.guest_spec.binds));
@@ -358,16 +357,6 @@ impl Files {
             [] => MountSpec::bind(&root.to_string_lossy(), false).mount(&target),
             mounts => mounts.iter().try_for_each(|mount| mount.mount(&target)),
         }
-    }
-
-    fn mount_image(&self, image: &File) -> Result<(), SandboxError> {
-        create_dir(&self.dir)?;
-        let target = self.dir.join(spec::ROOT_IMAGE);
-        let cannot = || SandboxError::host(format!("mount an image on {}", target.display()));
-        std::fs::write(&target, b"").map_err(cannot())?;
-        mount::tree::of_file(image)
-            .and_then(|tree| mount::tree::attach(&tree, &target))
-            .map_err(cannot())
     }
 
     fn mount_binds(&self, binds: &[HostBind]) -> Result<(), SandboxError> {

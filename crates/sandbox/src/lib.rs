@@ -9,6 +9,7 @@ pub mod config;
 pub mod container;
 pub mod error;
 pub mod guest;
+mod guest_root;
 pub mod hooks;
 pub mod json_file;
 mod limits;

@@ -1,5 +1,6 @@
 //! Mounts on the host, in the pod process's own mount namespace.
 
+pub(crate) mod layers;
 pub mod origin;
 pub mod overlay;
 pub(crate) mod tree;
@@ -57,6 +58,10 @@ impl MountSpec {
                 .options
                 .iter()
                 .any(|option| option == "bind" || option == "rbind")
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.parse().flags.contains(MsFlags::MS_RDONLY)
     }
 
     fn parse(&self) -> Parsed<'_> {

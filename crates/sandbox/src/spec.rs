@@ -5,9 +5,9 @@
 
 pub mod capabilities;
 mod devices;
+mod guest_root;
 mod notify;
 mod pod_files;
-mod root_image;
 mod shared_memory;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use crate::mount::{MountSpec, origin};
 use crate::share;
 
 pub(crate) use devices::Disk;
+pub(crate) use guest_root::{ROOT_DISK, root_image};
 pub use notify::NOTIFY_SOCKET;
 pub(crate) use notify::NotifySocket;
 
@@ -58,8 +59,6 @@ pub struct HostBind {
 
 /// Name of a container's root below its directory in the share.
 pub const ROOTFS: &str = "rootfs";
-/// Name of an image of the root there.
-pub const ROOT_IMAGE: &str = "root.erofs";
 
 /// Reads `config.json` of a bundle. Capabilities that nobody knows are left out.
 ///

@@ -231,6 +231,7 @@ fn what_a_dead_maker_left_is_made_anew_or_removed() {
     let part = place.at("cache").join(finished.replace(".erofs", ".part"));
     fs::rename(place.at("cache").join(&finished), &part).unwrap();
     let length = whole.metadata().unwrap().len();
+    drop(whole);
     fs::write(&part, vec![0xa5; usize::try_from(3 * length).unwrap()]).unwrap();
     fs::write(place.at("cache/dead.part"), "beginning").unwrap();
     let alive = File::create(place.at("cache/alive.part")).unwrap();
@@ -272,24 +273,73 @@ fn a_full_disk_is_told_and_leaves_nothing() {
 }
 
 #[test]
-fn the_images_that_were_used_last_stay_and_one_in_use_is_whole() {
+fn the_images_that_were_used_last_stay_and_those_in_use() {
     let place = Place::new();
     for layer in ["a", "b", "c"] {
         fs::create_dir(place.at(layer)).unwrap();
         fs::write(place.at(layer).join("name"), layer.repeat(1 << 20)).unwrap();
     }
     let room_for_two = RootImages::new(&place.at("cache"), 5 << 19);
-    let of_a = place.get(&room_for_two, &["a"]).unwrap();
-    let of_b = place.get(&room_for_two, &["b"]).unwrap();
+    let get = |layer: &str| place.get(&room_for_two, &[layer]).unwrap();
     // Which was first does not depend on the clock's steps.
     let long_ago = SystemTime::now() - Duration::from_hours(1);
-    of_b.set_modified(long_ago).unwrap();
-    assert!(same(&place.get(&room_for_two, &["a"]).unwrap(), &of_a));
-    let _of_c = place.get(&room_for_two, &["c"]).unwrap();
-    assert_eq!(place.cached().len(), 2);
-    assert!(same(&place.get(&room_for_two, &["a"]).unwrap(), &of_a));
-    assert!(!same(&place.get(&room_for_two, &["b"]).unwrap(), &of_b));
-    assert_eq!(place.name_in(&of_b), "b".repeat(1 << 20));
+    drop(get("a"));
+    let name_of_a = place.cached();
+    get("b").set_modified(long_ago).unwrap();
+    let mut with_b = place.cached();
+    with_b.retain(|name| !name_of_a.contains(name));
+    drop(get("c"));
+    let after_c = place.cached();
+    assert_eq!(after_c.len(), 2);
+    assert!(after_c.contains(&name_of_a[0]) && !after_c.contains(&with_b[0]));
+
+    // This one was not used for the longest time, and is about to be mounted.
+    let of_a = get("a");
+    of_a.set_modified(long_ago).unwrap();
+    drop(get("b"));
+    let after_b = place.cached();
+    assert_eq!(after_b.len(), 2);
+    assert!(after_b.contains(&name_of_a[0]) && after_b.contains(&with_b[0]));
+    assert!(same(&get("a"), &of_a));
+}
+
+#[test]
+fn layers_whose_times_somebody_has_made_up_are_refused() {
+    let place = Place::new();
+    let image = place.at("layer.erofs");
+    let made = std::process::Command::new("mkfs.erofs")
+        .args([
+            "--quiet".as_ref(),
+            image.as_os_str(),
+            place.at("low").as_os_str(),
+        ])
+        .status();
+    assert!(made.unwrap().success());
+    let layer = MountSpec {
+        kind: "erofs".to_owned(),
+        source: image.to_str().unwrap().to_owned(),
+        options: vec!["ro".to_owned(), "loop".to_owned()],
+    };
+    layer.mount(&place.at("shown")).unwrap();
+    let error = place.get(&place.images(), &["shown", "high"]).unwrap_err();
+    umount2(&place.at("shown"), MntFlags::empty()).unwrap();
+    assert!(matches!(error, RootImageError::Unsupported), "{error}");
+    assert!(place.cached().is_empty());
+}
+
+#[test]
+fn a_disk_takes_no_more_than_it_holds_and_has_a_name_only_until_it_is_mounted() {
+    let place = Place::new();
+    let disk = place.images().disk(1 << 30).unwrap();
+    let found = disk.as_file().metadata().unwrap();
+    assert_eq!(found.len(), 1 << 30);
+    assert!(found.blocks() * 512 < 2 << 20, "{} blocks", found.blocks());
+    // Whoever makes room meanwhile leaves it alone, and takes what a dead process has left.
+    fs::write(place.at("cache/dead.part"), "beginning").unwrap();
+    let _image = place.get(&place.images(), &["low"]).unwrap();
+    assert!(disk.path().exists() && !place.at("cache/dead.part").exists());
+    drop(disk);
+    assert_eq!(place.cached().len(), 1, "{:?}", place.cached());
 }
 
 #[test]

@@ -111,6 +111,7 @@ pub fn roots(settings: &Config, cache: &Path) -> Roots {
         RootKind::Image => Roots::Image {
             cache: root.cache_dir.as_deref().unwrap_or(cache).to_owned(),
             limit: root.cache_size.bytes(),
+            disk_size: root.disk_size.bytes(),
         },
     }
 }

@@ -38,7 +38,7 @@ fn code(error: &SandboxError) -> Code {
         SandboxError::Seccomp(SeccompError::Invalid { .. }) => Code::INVALID_ARGUMENT,
         SandboxError::Unsupported(_)
         | SandboxError::Vm(VmError::Unsupported { .. })
-        | SandboxError::RootImage(RootImageError::Unsupported)
+        | SandboxError::RootImage(RootImageError::Unsupported | RootImageError::FileSystem(_))
         | SandboxError::Seccomp(SeccompError::Unsupported(_)) => Code::UNIMPLEMENTED,
         SandboxError::Agent {
             source: ttrpc::Error::RpcStatus(status),

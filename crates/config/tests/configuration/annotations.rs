@@ -86,6 +86,7 @@ fn every_setting_but_the_permission_can_be_allowed() {
             ("dev.hull.root.kind", "image"),
             ("dev.hull.root.cache_dir", "/c"),
             ("dev.hull.root.cache_size", "1G"),
+            ("dev.hull.root.disk_size", "1G"),
             ("dev.hull.guest.kernel", "/k"),
             ("dev.hull.guest.initramfs", "/i"),
             ("dev.hull.network.spare_interfaces", "3"),

@@ -31,6 +31,7 @@ fn every_value_is_shown_with_its_origin() {
          root.kind = \"shared\"                                                            # default\n\
          # root.cache_dir is not set                                                     # default\n\
          root.cache_size = \"10GiB\"                                                       # default\n\
+         root.disk_size = 0                                                              # default\n\
          guest.kernel = \"/a \\\"b\\\"\"                                                       # config.toml:2\n\
          # guest.initramfs is not set                                                    # default\n\
          network.spare_interfaces = 0                                                    # default\n\

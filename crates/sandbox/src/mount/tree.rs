@@ -26,14 +26,15 @@ pub(crate) fn clone(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A read-only mount of a file, attached to nothing.
-pub(crate) fn of_file(file: &File) -> io::Result<OwnedFd> {
+/// A mount of a file, attached to nothing.
+pub(crate) fn of_file(file: &File, read_only: bool) -> io::Result<OwnedFd> {
     let tree = clone(
         &PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
         false,
     )?;
     make_slave(&tree)?;
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    flags.set(MsFlags::MS_RDONLY, read_only);
     restrict(&tree, flags, None)?;
     Ok(tree)
 }

@@ -11,6 +11,7 @@ use super::calls::{others, refused};
 use crate::container::{Container, CreateContainer, Files, PreparedContainer, check_id};
 use crate::error::SandboxError;
 use crate::guest::promptly;
+use crate::guest_root::GuestRoot;
 use crate::hooks::HostHooks;
 use crate::limits::Limits;
 use crate::process::Process;
@@ -67,12 +68,19 @@ impl Pod {
             self.anchor(request.monitor)?,
         )?;
         let files = Files::mount(self.machine.share.dir(), &prepared)?;
-        let disks = &prepared.guest_spec.disks;
+        let root_disk = prepared.guest_root.as_ref().and_then(GuestRoot::disk);
+        let disks: Vec<_> = prepared
+            .guest_spec
+            .disks
+            .iter()
+            .chain(root_disk)
+            .cloned()
+            .collect();
         let pid_namespace = PidNamespace::choose(&containers, &prepared.guest_spec);
         let limits = prepared.guest_spec.limits();
         let spec_hooks = &prepared.guest_spec.hooks;
         let made = async {
-            for disk in disks {
+            for disk in &disks {
                 self.machine.share.disks().add(disk)?;
             }
             self.grow_for(others(&containers, "").chain([limits]))
@@ -84,14 +92,14 @@ impl Pod {
         };
         if let Err(error) = made.await {
             files.remove()?;
-            self.let_go(&containers, disks)?;
+            self.let_go(&containers, &disks)?;
             return Err(error);
         }
         let container = Arc::new(Container::new(
             request,
             init,
             files,
-            disks.clone(),
+            disks,
             limits,
             spec_hooks.clone(),
             prepared.guest_spec.notify_socket.clone(),

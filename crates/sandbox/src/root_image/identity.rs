@@ -11,13 +11,29 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{FsType, statfs};
 use sha2::{Digest, Sha256};
 
 use super::{RootImageError, cannot};
-use crate::mount::{MountSpec, origin, overlay};
+use crate::mount::layers::Layers;
+use crate::mount::{MountSpec, origin};
 
 /// Changes with what an image holds of the same layers.
 const FORMAT: u64 = 1;
+
+/// File systems (`linux/magic.h`) that set the change time of an inode by themselves and give a number to one at a time. In
+/// others, such as those in images or of a process, times and numbers are what somebody has made up.
+const KEEPING_TIME: [u32; 9] = [
+    0xef53,      // ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0xca45_1a4e, // bcachefs
+    0xf2f5_2010, // f2fs
+    0x2fc1_2fc1, // zfs
+    0x794c_7630, // overlayfs: as those below it do
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+];
 
 /// The digest, written as hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +56,7 @@ impl Identity {
     pub(super) fn of(root: &MountSpec) -> Result<Self, RootImageError> {
         let mut hasher = Hasher::default();
         hasher.number(FORMAT);
-        let layers = Layers::of(root)?;
+        let layers = Layers::of(root).ok_or(RootImageError::Unsupported)?;
         origin::there(|| {
             let each = |hasher: &mut Hasher, dirs: &[PathBuf], kind| {
                 dirs.iter().try_for_each(|dir| hasher.layer(dir, kind))
@@ -53,41 +69,6 @@ impl Identity {
             digest: hasher.digest.finalize().into(),
             bytes: hasher.bytes,
         })
-    }
-}
-
-/// The directories that a root is made of.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Layers {
-    lower: Vec<PathBuf>,
-    upper: Vec<PathBuf>,
-}
-
-impl Layers {
-    fn of(root: &MountSpec) -> Result<Self, RootImageError> {
-        if root.is_bind() {
-            return Ok(Self {
-                lower: vec![PathBuf::from(&root.source)],
-                upper: vec![],
-            });
-        }
-        if root.kind != "overlay" {
-            return Err(RootImageError::Unsupported);
-        }
-        let mut layers = Self::default();
-        for (name, paths) in root
-            .options
-            .iter()
-            .filter_map(|option| overlay::directories(option))
-        {
-            let paths = paths.into_iter().filter(|path| !path.is_empty());
-            match name {
-                "lowerdir" => layers.lower.extend(paths.map(PathBuf::from)),
-                "upperdir" => layers.upper.extend(paths.map(PathBuf::from)),
-                _ => {}
-            }
-        }
-        Ok(layers)
     }
 }
 
@@ -119,6 +100,13 @@ impl Hasher {
     }
 
     fn layer(&mut self, dir: &Path, kind: Kind) -> Result<(), RootImageError> {
+        let of = statfs(dir).map_err(|errno| cannot("look at", dir)(errno.into()))?;
+        if !KEEPING_TIME
+            .iter()
+            .any(|magic| of.filesystem_type() == FsType((*magic).into()))
+        {
+            return Err(RootImageError::Unsupported);
+        }
         let found = fs::metadata(dir).map_err(cannot("look at", dir))?;
         match kind {
             Kind::Fixed => self.file(&found),

@@ -6,13 +6,10 @@ use std::process::Command;
 
 use hull_vm::process::require_program;
 
-use super::{RootImageError, cannot};
+use super::{RootImageError, cannot, last_words};
 use crate::mount::{MountSpec, own_namespace};
 
 const PROGRAM: &str = "mkfs.erofs";
-/// Bytes of its output that an error has.
-const SAID: usize = 1024;
-
 /// The program: `chosen`, or the one in `PATH`.
 pub(super) fn program(chosen: Option<&Path>) -> Result<PathBuf, RootImageError> {
     const ADVICE: &str = "install the package erofs-utils, or set root.kind to \"shared\"";
@@ -44,6 +41,7 @@ pub(super) fn make(
         match output.status.success() {
             true => Ok(()),
             false => Err(RootImageError::Make {
+                program: PROGRAM,
                 image: image.to_owned(),
                 said: last_words(&[output.stdout, output.stderr].concat()),
             }),
@@ -73,9 +71,4 @@ fn with_mounted(
         let thread = thread.map_err(cannot("start a thread for", target))?;
         thread.join().expect("making an image does not panic")
     })
-}
-
-fn last_words(output: &[u8]) -> String {
-    let start = output.len().saturating_sub(SAID);
-    String::from_utf8_lossy(&output[start..]).trim().to_owned()
 }

@@ -6,7 +6,9 @@
 //! - [`RootImages`]: the cache
 //! - `identity`: what tells one chain of layers from another
 //! - `mkfs`: makes an image
+//! - `disk`: makes a disk for what is written over one
 
+mod disk;
 mod identity;
 mod mkfs;
 
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use hull_vm::VmError;
+use tempfile::NamedTempFile;
 
 use crate::error::SandboxError;
 use crate::mount::MountSpec;
@@ -38,16 +41,23 @@ pub enum RootImageError {
         "not supported: an image of a root that is not one overlay or one directory of the engine's (root.kind = \"shared\" takes any)"
     )]
     Unsupported,
-    /// There is no `mkfs.erofs`.
+    /// The root is a file system that the guest's kernel does not have.
+    #[error(
+        "not supported: a root of type {0} mounted by the guest (root.kind = \"shared\" takes any)"
+    )]
+    FileSystem(String),
+    /// The program that makes it is not there.
     #[error(transparent)]
     Program(VmError),
     /// The root cannot be mounted for it.
     #[error(transparent)]
     Mount(Box<SandboxError>),
-    /// `mkfs.erofs` has failed.
-    #[error("cannot make {}: mkfs.erofs said: {said}", image.display())]
+    /// That program has failed.
+    #[error("cannot make {}: {program} said: {said}", image.display())]
     Make {
-        /// The image.
+        /// Its name.
+        program: &'static str,
+        /// What it makes.
         image: PathBuf,
         /// The end of its output.
         said: String,
@@ -77,13 +87,24 @@ pub enum RootImageError {
     },
 }
 
-fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RootImageError {
+pub(crate) fn cannot(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> RootImageError {
     let path = path.to_owned();
     move |source| RootImageError::Io {
         action,
         path,
         source,
     }
+}
+
+/// The end of a program's output, as one line for an error.
+fn last_words(output: &[u8]) -> String {
+    const SAID: usize = 1024;
+    let start = output.len().saturating_sub(SAID);
+    let text = String::from_utf8_lossy(&output[start..]);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A directory with images.
@@ -121,20 +142,16 @@ impl RootImages {
     /// The image of what `mounts` show, and makes it if it is not there. `scratch` is a directory that
     /// does not exist and is made for that long.
     ///
-    /// The image is the caller's as long as the file is open, also when it is removed from the cache meanwhile.
+    /// It stays in the cache as long as the file is open: one without a name cannot be mounted.
     ///
     /// # Errors
-    /// [`RootImageError::Unsupported`] for roots that are no directories; when there is no `mkfs.erofs` or no room, and
+    /// [`RootImageError::Unsupported`] for roots that are no directories of the host's own; when there is no `mkfs.erofs` or no room, and
     /// when the layers are too large or change meanwhile. Nothing is left then.
     pub fn get(&self, mounts: &[MountSpec], scratch: &Path) -> Result<File, RootImageError> {
         let [root] = mounts else {
             return Err(RootImageError::Unsupported);
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)
-            .map_err(cannot("create", &self.dir))?;
+        self.create()?;
         let identity = Identity::of(root)?;
         if identity.bytes > self.limit {
             return Err(RootImageError::TooLarge {
@@ -144,7 +161,7 @@ impl RootImages {
         }
         let finished = self.path(&identity, FINISHED);
         loop {
-            if let Some(image) = open(&finished)? {
+            if let Some(image) = open_for_use(&finished)? {
                 // The time of the last use, for `make_room`.
                 image
                     .set_modified(SystemTime::now())
@@ -169,11 +186,28 @@ impl RootImages {
         }
     }
 
+    /// A disk of `bytes` for what is written over an image, which takes as much of the disk that the images are on as is
+    /// written to it. It has a name as long as the answer lives.
+    ///
+    /// # Errors
+    /// When there is no `mkfs.ext4`, or no room for its file system.
+    pub fn disk(&self, bytes: u64) -> Result<NamedTempFile, RootImageError> {
+        self.create()?;
+        disk::make(&self.dir, bytes)
+    }
+
+    fn create(&self) -> Result<(), RootImageError> {
+        let mut builder = fs::DirBuilder::new();
+        let created = builder.recursive(true).mode(0o700).create(&self.dir);
+        created.map_err(cannot("create", &self.dir))
+    }
+
     fn path(&self, identity: &Identity, extension: &str) -> PathBuf {
         self.dir.join(format!("{identity}.{extension}"))
     }
 
-    /// Waits until nobody else makes this image. Nothing when the file has got another name, or none, meanwhile.
+    /// The beginning of this image, which nobody else makes. Nothing when somebody did, after waiting for it, and when the
+    /// file has got another name, or none, meanwhile.
     fn lock(&self, identity: &Identity) -> Result<Option<File>, RootImageError> {
         let path = self.path(identity, UNFINISHED);
         let file = File::options()
@@ -182,7 +216,15 @@ impl RootImages {
             .write(true)
             .open(&path)
             .map_err(cannot("create", &path))?;
-        file.lock().map_err(cannot("lock", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                // Until it is made. Those who use it then keep others from no more than removing it.
+                file.lock_shared().map_err(cannot("lock", &path))?;
+                return Ok(None);
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot("lock", &path)(error)),
+        }
         let locked = file.metadata().map_err(cannot("look at", &path))?;
         let is_same = match fs::symlink_metadata(&path) {
             Ok(named) => (named.dev(), named.ino()) == (locked.dev(), locked.ino()),
@@ -226,7 +268,7 @@ impl RootImages {
             let path = entry.map_err(cannot("read", &self.dir))?.path();
             let extension = path.extension().unwrap_or_default();
             if extension == UNFINISHED {
-                remove_abandoned(&path)?;
+                let _ = remove_unused(&path)?;
             } else if extension == FINISHED && path != newest {
                 match fs::symlink_metadata(&path) {
                     Ok(found) => {
@@ -245,8 +287,9 @@ impl RootImages {
             if total <= self.limit {
                 break;
             }
-            remove(&path)?;
-            total -= size;
+            if remove_unused(&path)? {
+                total -= size;
+            }
         }
         Ok(())
     }
@@ -257,12 +300,25 @@ fn size(metadata: &fs::Metadata) -> u64 {
     metadata.blocks() * 512
 }
 
-fn open(image: &Path) -> Result<Option<File>, RootImageError> {
-    match File::open(image) {
+fn open(path: &Path) -> Result<Option<File>, RootImageError> {
+    match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(cannot("open", image)(error)),
+        Err(error) => Err(cannot("open", path)(error)),
     }
+}
+
+/// Opens an image so that it keeps its name.
+fn open_for_use(image: &Path) -> Result<Option<File>, RootImageError> {
+    while let Some(file) = open(image)? {
+        file.lock_shared().map_err(cannot("lock", image))?;
+        let found = file.metadata().map_err(cannot("look at", image))?;
+        if found.nlink() > 0 {
+            return Ok(Some(file));
+        }
+        // It was removed between the two.
+    }
+    Ok(None)
 }
 
 fn remove(path: &Path) -> Result<(), RootImageError> {
@@ -272,15 +328,16 @@ fn remove(path: &Path) -> Result<(), RootImageError> {
     }
 }
 
-/// Removes an unfinished image whose maker has ended.
-fn remove_abandoned(path: &Path) -> Result<(), RootImageError> {
+/// Removes what nobody has locked: an image that is not about to be mounted, or the beginning of one whose maker has
+/// ended. False where somebody has.
+fn remove_unused(path: &Path) -> Result<bool, RootImageError> {
     let Some(file) = open(path)? else {
-        return Ok(());
+        return Ok(true);
     };
     match file.try_lock() {
         // Whoever opened it meanwhile finds, with the lock, that the name is gone.
-        Ok(()) => remove(path),
-        Err(TryLockError::WouldBlock) => Ok(()),
+        Ok(()) => remove(path).map(|()| true),
+        Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(cannot("lock", path)(error)),
     }
 }
