@@ -1,7 +1,8 @@
 //! Where a running VMM writes its snapshots.
 //!
-//! A VMM with a user of its own comes to no directory of the caller's by its path. So it has, from its start, a directory
-//! open that it may only look into, and a snapshot's directory is mounted there while it is written.
+//! A VMM comes to no directory of the caller's by its path: it was not given any. So it has, from its start, a directory
+//! open that it may only look into, and a snapshot's directory is mounted there while it is written. For a caller who
+//! may not mount, the VMM's directory is the place where the files are until they are moved.
 
 use std::fs::File;
 use std::io;
@@ -104,25 +105,33 @@ impl Outlet {
                 driver: driver.to_owned(),
                 shape,
             },
-            mounted_on: None,
-            seen_as: String::new(),
+            meanwhile: None,
+            seen_as: format!("/proc/self/fd/{}/{MOUNT_POINT}", self.record.descriptor),
             done: false,
         };
-        if uid == nix::unistd::geteuid().as_raw() {
-            let path = std::fs::canonicalize(to);
-            let path = path.map_err(VmError::host(format!("find {}", to.display())))?;
-            writing.seen_as = path.to_string_lossy().into_owned();
-            return Ok(writing);
-        }
-        let given = std::os::unix::fs::chown(to, Some(uid), Some(uid));
-        given.map_err(VmError::host(format!("give {} to the VMM", to.display())))?;
         let at = self.dir.join(MOUNT_POINT);
         let mounted = mount(Some(to), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>);
-        let cannot = VmError::host(format!("mount {} on {}", to.display(), at.display()));
-        mounted.map_err(|errno| cannot(errno.into()))?;
-        writing.mounted_on = Some(at);
-        let descriptor = self.record.descriptor;
-        writing.seen_as = format!("/proc/self/fd/{descriptor}/{MOUNT_POINT}");
+        let place = match mounted {
+            Ok(()) => {
+                writing.meanwhile = Some(Meanwhile::Mounted(at.clone()));
+                to
+            }
+            Err(Errno::EPERM) => {
+                writing.meanwhile = Some(Meanwhile::Elsewhere(at.clone()));
+                &at
+            }
+            Err(errno) => {
+                let cannot = VmError::host(format!("mount {} on {}", to.display(), at.display()));
+                return Err(cannot(errno.into()));
+            }
+        };
+        if uid != nix::unistd::geteuid().as_raw() {
+            let given = std::os::unix::fs::chown(place, Some(uid), Some(uid));
+            given.map_err(VmError::host(format!(
+                "give {} to the VMM",
+                place.display()
+            )))?;
+        }
         Ok(writing)
     }
 }
@@ -141,12 +150,21 @@ pub(crate) fn begin(
     outlet.begin(driver, to, vmm)
 }
 
+/// How the VMM comes to the directory.
+#[derive(Debug)]
+enum Meanwhile {
+    /// It is mounted here.
+    Mounted(PathBuf),
+    /// It does not, as this process may not mount. It writes here, and the files are moved.
+    Elsewhere(PathBuf),
+}
+
 /// A snapshot that is being written. It is removed unless it is finished.
 #[derive(Debug)]
 pub(crate) struct Writing {
     dir: PathBuf,
     description: Description,
-    mounted_on: Option<PathBuf>,
+    meanwhile: Option<Meanwhile>,
     seen_as: String,
     done: bool,
 }
@@ -159,29 +177,42 @@ impl Writing {
 
     /// Once the VMM has written these `files`: takes them over and describes them.
     pub(crate) fn finish(mut self, files: &[&str]) -> Result<(), VmError> {
-        let unmount = VmError::host(format!("unmount {}", self.dir.display()));
-        self.unmount().map_err(|errno| unmount(errno.into()))?;
-        let finish = || {
-            // First of all the directory, so that the VMM exchanges nothing in it any more.
-            take_over(&self.dir, libc::O_DIRECTORY, 0o700)?;
-            for file in files {
-                // Whoever is let through the directory may read them: VMMs with other users.
-                take_over(&self.dir.join(file), libc::O_NONBLOCK, 0o644)?;
-            }
-            self.description.write(&self.dir)
-        };
-        let taken = finish();
         let cannot = VmError::host(format!("take over the snapshot {}", self.dir.display()));
-        taken.map_err(cannot)?;
+        self.take_back(files).map_err(cannot)?;
         self.done = true;
         Ok(())
     }
 
-    fn unmount(&mut self) -> Result<(), Errno> {
-        match self.mounted_on.take() {
-            Some(at) => umount2(&at, MntFlags::MNT_DETACH),
-            None => Ok(()),
+    fn take_back(&mut self, files: &[&str]) -> io::Result<()> {
+        match self.meanwhile.take() {
+            Some(Meanwhile::Mounted(at)) => umount2(&at, MntFlags::MNT_DETACH)?,
+            Some(Meanwhile::Elsewhere(at)) => {
+                for file in files {
+                    std::fs::rename(at.join(file), self.dir.join(file))?;
+                }
+            }
+            None => {}
         }
+        // First of all the directory, so that the VMM exchanges nothing in it any more.
+        take_over(&self.dir, libc::O_DIRECTORY, 0o700)?;
+        for file in files {
+            // Whoever is let through the directory may read them: VMMs with other users.
+            take_over(&self.dir.join(file), libc::O_NONBLOCK, 0o644)?;
+        }
+        self.description.write(&self.dir)
+    }
+
+    fn give_up(&mut self) -> io::Result<()> {
+        match self.meanwhile.take() {
+            Some(Meanwhile::Mounted(at)) => umount2(&at, MntFlags::MNT_DETACH)?,
+            Some(Meanwhile::Elsewhere(at)) => {
+                for file in std::fs::read_dir(at)? {
+                    std::fs::remove_file(file?.path())?;
+                }
+            }
+            None => {}
+        }
+        std::fs::remove_dir_all(&self.dir)
     }
 }
 
@@ -190,11 +221,7 @@ impl Drop for Writing {
         if self.done {
             return;
         }
-        if let Err(error) = self.unmount() {
-            tracing::error!(%error, dir = %self.dir.display(), "cannot unmount a snapshot's directory");
-            return;
-        }
-        if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+        if let Err(error) = self.give_up() {
             tracing::error!(%error, dir = %self.dir.display(), "cannot remove an unfinished snapshot");
         }
     }
@@ -234,17 +261,18 @@ mod tests {
         ProcessRecord::of(std::process::id().try_into().unwrap()).unwrap()
     }
 
-    fn outlet(run_dir: &Path) -> Outlet {
+    /// One, and what its VMM has open.
+    fn outlet(run_dir: &Path) -> (Outlet, OwnedFd) {
         let mut config = sample::config(SIZE, vec![]);
         config.run_dir = run_dir.to_owned();
-        Outlet::make(&config).unwrap().0
+        Outlet::make(&config).unwrap()
     }
 
     #[test]
     fn a_snapshot_is_there_when_it_is_whole() {
         let run_dir = tempfile::tempdir().unwrap();
         let dir = run_dir.path().join("taken");
-        let outlet = outlet(run_dir.path());
+        let (outlet, _open) = outlet(run_dir.path());
         let writing = outlet.begin(DRIVER, &dir, own()).unwrap();
         std::fs::write(Path::new(writing.seen_as()).join("memory"), "x").unwrap();
         Snapshot::open(&dir).unwrap_err();
@@ -260,9 +288,8 @@ mod tests {
         let dir = run_dir.path().join("taken");
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(dir.join("precious"), "").unwrap();
-        outlet(run_dir.path())
-            .begin(DRIVER, &dir, own())
-            .unwrap_err();
+        let (outlet, _open) = outlet(run_dir.path());
+        outlet.begin(DRIVER, &dir, own()).unwrap_err();
         assert!(dir.join("precious").exists());
     }
 
@@ -270,8 +297,12 @@ mod tests {
     fn an_unfinished_one_is_removed() {
         let run_dir = tempfile::tempdir().unwrap();
         let dir = run_dir.path().join("taken");
-        drop(outlet(run_dir.path()).begin(DRIVER, &dir, own()).unwrap());
-        assert!(!dir.exists());
+        let (outlet, _open) = outlet(run_dir.path());
+        let writing = outlet.begin(DRIVER, &dir, own()).unwrap();
+        let part = Path::new(writing.seen_as()).join("memory");
+        std::fs::write(&part, "").unwrap();
+        drop(writing);
+        assert!(!dir.exists() && !part.exists());
     }
 
     #[test]
@@ -296,7 +327,7 @@ mod tests {
         let precious = run_dir.path().join("precious");
         std::fs::write(&precious, "").unwrap();
         std::fs::set_permissions(&precious, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let outlet = outlet(run_dir.path());
+        let (outlet, _open) = outlet(run_dir.path());
         let dir = run_dir.path().join("taken");
         type Plant = fn(&Path, &Path) -> io::Result<()>;
         let plants: [Plant; 2] = [
