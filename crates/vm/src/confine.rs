@@ -1,8 +1,10 @@
 //! What a process that faces the guest is not given.
 //!
-//! The VMM parses what the guest sends. Should the guest break it, it finds a process that owns no
+//! The VMM parses what the guest sends. Should the guest break it, it finds a process that owns and reaches no
 //! files but those that it was given, sees no network and can gain no privilege: what it needs is handed over as open
 //! descriptors.
+
+mod landlock;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,6 +16,9 @@ use tokio::process::Command;
 
 use crate::accel::Accelerator;
 use crate::error::VmError;
+
+pub(crate) use landlock::Reach;
+pub use landlock::has_landlock;
 
 /// First of the user ids that virtual machines run as: above what systems and user namespaces give
 /// out. The starting process's id is added, so no two live machines share one.
@@ -113,8 +118,17 @@ fn in_user_namespace() -> bool {
 }
 
 /// Confines what `command` starts: a network namespace that nothing else is in, or this one, an IPC namespace of its own,
-/// an identity of its own or no capabilities, and no way to gain privileges.
-pub(crate) fn confine(command: &mut Command, identity: Identity, network: Option<OwnedFd>) {
+/// an identity of its own or no capabilities, no way to gain privileges, and no file of the host's but these.
+///
+/// # Errors
+/// When the kernel refuses the rules for the files.
+pub(crate) fn confine(
+    command: &mut Command,
+    identity: Identity,
+    network: Option<OwnedFd>,
+    reach: &Reach<'_>,
+) -> Result<(), VmError> {
+    let ruleset = reach.ruleset()?;
     let groups: Vec<libc::gid_t> = match identity {
         Identity::Own { kvm_group, .. } => kvm_group.into_iter().collect(),
         Identity::Bare => Vec::new(),
@@ -131,9 +145,11 @@ pub(crate) fn confine(command: &mut Command, identity: Identity, network: Option
                 Identity::Own { id, .. } => become_user(id, &groups)?,
                 Identity::Bare => drop_capabilities()?,
             }
-            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+            ruleset.as_ref().map_or(Ok(()), landlock::enforce)
         });
     }
+    Ok(())
 }
 
 fn become_user(id: u32, groups: &[libc::gid_t]) -> io::Result<()> {
@@ -179,55 +195,4 @@ fn check(result: libc::c_int) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::process::Process;
-
-    /// What `script` prints in a confined process; nothing when the tests may not confine.
-    async fn confined(script: &str) -> Option<String> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("{{ {script}; }} >&2"));
-        confine(&mut command, Identity::choose(Accelerator::Tcg), None);
-        let process = Process::spawn(command, vec![], &dir.path().join("log")).unwrap();
-        process.wait().await;
-        Some(process.log_tail())
-    }
-
-    #[tokio::test]
-    async fn a_confined_process_has_no_power() {
-        let Some(status) =
-            confined("grep -E '^(CapEff|CapPrm|NoNewPrivs)' /proc/self/status").await
-        else {
-            return;
-        };
-        let values: Vec<_> = status
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(1))
-            .collect();
-        assert_eq!(values, ["0000000000000000", "0000000000000000", "1"]);
-    }
-
-    #[tokio::test]
-    async fn a_confined_process_sees_no_network() {
-        if let Some(interfaces) = confined("tail -n +3 /proc/net/dev | cut -d: -f1").await {
-            assert_eq!(interfaces.trim(), "lo");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_confined_process_owns_no_files() {
-        if in_user_namespace() {
-            eprintln!("skipped: needs the initial user namespace");
-            return;
-        }
-        if let Some(id) = confined("id -u; id -g; id -G").await {
-            let expected = (FIRST_UID + std::process::id()).to_string();
-            assert!(id.lines().all(|line| line == expected), "{id}");
-        }
-    }
-}
+mod tests;

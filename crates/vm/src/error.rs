@@ -74,6 +74,9 @@ pub enum VmError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The kernel refused the rules for the files that the VMM reaches.
+    #[error("cannot keep the VMM from the host's files")]
+    Landlock(#[source] landlock::RulesetError),
     /// The VMM ended before it could be used.
     #[error("{program} ended at once ({status}){}", said(log))]
     Died {

@@ -30,6 +30,7 @@ pub mod socket;
 
 pub use accel::{Acceleration, Accelerator};
 pub use config::{Boot, Device, MacAddress, MachineSize, VmConfig};
+pub use confine::has_landlock;
 pub use console::Console;
 pub use driver::{Capabilities, Driver, Exit, NetDevices, Vm, VmRecord};
 pub use drivers::Vmm;

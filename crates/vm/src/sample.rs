@@ -47,6 +47,13 @@ pub(crate) fn config_in(dir: &Path, max: MachineSize, devices: Vec<Device>) -> V
     }
 }
 
+/// What a script says last whose process stays: it runs no other program.
+pub(crate) const STAYS: &str = "kill -STOP $$";
+
+/// A script that says which of the host's files it may read, and ends.
+pub(crate) const READS: &str = "for file in /etc/passwd /proc/self/status /usr/bin/env /dev/urandom; do \
+                                ( : < $file ) 2>&- && echo $file >&2; done; exit 1";
+
 /// A program that takes a VMM's place: a script of the shell's.
 pub(crate) fn program(dir: &Path, script: &str) -> PathBuf {
     std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();

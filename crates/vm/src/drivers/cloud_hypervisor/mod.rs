@@ -25,7 +25,7 @@ use tokio::process::Command;
 use crate::accel::Accelerator;
 use crate::command_line::CommandLine;
 use crate::config::{Device, VmConfig};
-use crate::confine::{Identity, confine};
+use crate::confine::{Identity, Reach, confine};
 use crate::driver::{Capabilities, Driver, NetDevices, Vm, VmRecord};
 use crate::error::VmError;
 use crate::memory::{Booting, Layout, Memory};
@@ -198,7 +198,13 @@ impl CloudHypervisor {
         tracing::debug!(arguments = ?line.arguments, "starting Cloud Hypervisor");
         let mut command = Command::new(&self.program);
         command.args(&line.arguments);
-        confine(&mut command, identity, network);
+        let reach = Reach {
+            program: &self.program,
+            data: &[],
+            devices: &["/dev/kvm", "/dev/urandom"],
+            handed: &line.inherited,
+        };
+        confine(&mut command, identity, network, &reach)?;
         let log = process::log_of(&run_dir, PROGRAM.name);
         let vmm = Arc::new(Process::spawn(command, line.inherited, &log)?);
         // From here on the VMM alone holds the pipes' other ends, and its end is theirs.
@@ -222,7 +228,8 @@ fn give_files(config: &VmConfig, identity: Identity) -> Result<(), VmError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{self, SIZE, program};
+    use crate::confine::has_landlock;
+    use crate::sample::{self, READS, SIZE, STAYS, program};
 
     /// What comes of a machine that is to go on from a snapshot when the VMM does `script`, where `$events` is where it
     /// says what happens.
@@ -242,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_machine_goes_on_when_the_vmm_says_so() {
-        let script = format!("{RESUMED}; exec sleep 1000");
+        let script = format!("{RESUMED}; {STAYS}");
         let machine = restore(&script).await.unwrap();
         sample::assert_ends_with(machine);
     }
@@ -261,8 +268,20 @@ mod tests {
         let restored = RESUMED.replace("resumed", "restored");
         let error = restore(&restored).await.unwrap_err();
         assert!(matches!(error, VmError::Died { .. }), "{error}");
-        let error = restore("echo } > $events; exec sleep 1000").await;
+        let error = restore(&format!("echo }} > $events; {STAYS}")).await;
         let error = error.unwrap_err().to_string();
         assert!(error.contains("killed by signal 9"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_vmm_reads_nothing_of_the_host_but_randomness() {
+        if !has_landlock() {
+            return;
+        }
+        let error = restore(READS).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cloud-hypervisor ended at once (exited with status 1): /dev/urandom"
+        );
     }
 }

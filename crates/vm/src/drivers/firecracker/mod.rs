@@ -24,7 +24,7 @@ use tokio::process::Command;
 
 use crate::accel::Accelerator;
 use crate::config::{Device, VmConfig};
-use crate::confine::{Identity, confine};
+use crate::confine::{Identity, Reach, confine};
 use crate::driver::{Capabilities, Driver, NetDevices, Vm, VmRecord};
 use crate::error::VmError;
 use crate::memory::{Layout, Memory};
@@ -150,6 +150,14 @@ impl Driver for Firecracker {
     }
 }
 
+/// The host's devices that it opens for these.
+fn devices(devices: &[Device]) -> &'static [&'static str] {
+    match devices.iter().any(|it| matches!(it, Device::Net { .. })) {
+        true => &["/dev/kvm", "/dev/net/tun"],
+        false => &["/dev/kvm"],
+    }
+}
+
 /// The names of a machine's interfaces, and those of their taps.
 fn taps(devices: Vec<Device>, identity: Identity) -> Result<Vec<(String, String)>, VmError> {
     let mut taps = Vec::new();
@@ -173,6 +181,7 @@ struct Starting {
     identity: Identity,
     network: Option<OwnedFd>,
     run_dir: PathBuf,
+    devices: &'static [&'static str],
     /// Where the VMM makes its socket.
     api_dir: OwnedFd,
     console: OwnedFd,
@@ -193,6 +202,7 @@ impl Starting {
             accelerator,
             identity,
             network: config.network_namespace.take(),
+            devices: devices(&config.devices),
             api_dir: api::make_dir(&run_dir, identity)?,
             console: pipe::make(&console, identity)?,
             reader: pipe::open(&console)?,
@@ -219,7 +229,13 @@ impl Firecracker {
             .arg(api::socket(process::path_of(&starting.api_dir)))
             .args(["--level", "Warning"]);
         starting.inherited.push(starting.api_dir);
-        confine(&mut command, starting.identity, starting.network);
+        let reach = Reach {
+            program: &self.program,
+            data: &[],
+            devices: starting.devices,
+            handed: &starting.inherited,
+        };
+        confine(&mut command, starting.identity, starting.network, &reach)?;
         let run_dir = starting.run_dir;
         let log = process::log_of(&run_dir, PROGRAM.name);
         let output = Stdio::from(starting.console);
@@ -232,8 +248,9 @@ impl Firecracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::confine::has_landlock;
     use crate::http::fake::{self, Reply};
-    use crate::sample::{self, SIZE, program};
+    use crate::sample::{self, READS, SIZE, STAYS, net, program};
 
     /// What comes of a machine that is to go on from a snapshot when the VMM does `script` and answers so.
     async fn restore(script: &str, reply: Option<Reply>) -> Result<Machine, VmError> {
@@ -259,8 +276,6 @@ mod tests {
         }
         done.map(|()| machine)
     }
-
-    const STAYS: &str = "exec sleep 1000";
 
     #[tokio::test]
     async fn a_machine_goes_on_when_the_vmm_says_so() {
@@ -294,5 +309,26 @@ mod tests {
             let error = restore(STAYS, Some(reply)).await.unwrap_err();
             assert!(matches!(error, VmError::Disconnected { .. }), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_vmm_reads_nothing_of_the_host() {
+        if !has_landlock() {
+            return;
+        }
+        let error = restore(READS, None).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "firecracker ended at once (exited with status 1)"
+        );
+    }
+
+    #[test]
+    fn only_a_vmm_with_taps_opens_them() {
+        assert_eq!(devices(&[Device::Rng]), ["/dev/kvm"]);
+        assert_eq!(
+            devices(&[Device::Rng, net(true)]),
+            ["/dev/kvm", "/dev/net/tun"]
+        );
     }
 }

@@ -16,7 +16,7 @@ use tokio::process::Command;
 
 use crate::accel::Accelerator;
 use crate::config::VmConfig;
-use crate::confine::{Identity, confine};
+use crate::confine::{Identity, Reach, confine};
 use crate::driver::{Capabilities, Driver, NetDevices, Vm, VmRecord};
 use crate::error::VmError;
 use crate::memory::{Booting, Layout, Memory};
@@ -38,6 +38,17 @@ pub const PROGRAM: Program = Program {
 };
 /// File name of the vsock back end.
 pub const VSOCK_PROGRAM: &str = "hull-vsock";
+
+/// Where its firmware is.
+const DATA: [&str; 2] = ["share/qemu", "share/seabios"];
+
+/// The devices that it opens.
+fn devices(accelerator: Accelerator) -> &'static [&'static str] {
+    match accelerator {
+        Accelerator::Kvm => &["/dev/urandom", "/dev/kvm"],
+        Accelerator::Tcg => &["/dev/urandom"],
+    }
+}
 
 /// Where a microvm has its memory.
 const LAYOUT: Layout = Layout {
@@ -163,7 +174,13 @@ impl Qemu {
         tracing::debug!(arguments = ?line.arguments, "starting QEMU");
         let mut command = Command::new(&self.program);
         command.args(&line.arguments);
-        confine(&mut command, Identity::choose(accelerator), network);
+        let reach = Reach {
+            program: &self.program,
+            data: &DATA,
+            devices: devices(accelerator),
+            handed: &line.inherited,
+        };
+        confine(&mut command, Identity::choose(accelerator), network, &reach)?;
         let vmm = Process::spawn(
             command,
             line.inherited,
@@ -176,5 +193,41 @@ impl Qemu {
             booting,
         };
         Ok((vmm, parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::confine::has_landlock;
+    use crate::sample::{self, READS, SIZE, program};
+
+    #[tokio::test]
+    async fn a_vmm_reads_nothing_of_the_host_but_randomness() {
+        if !has_landlock() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let qemu = Qemu {
+            program: program(dir.path(), READS),
+            vsock_program: PathBuf::new(),
+        };
+        let mut config = sample::config_in(dir.path(), SIZE, vec![]);
+        for file in [&mut config.boot.kernel, &mut config.boot.initramfs] {
+            *file = dir.path().join("file");
+            std::fs::write(&file, "").unwrap();
+        }
+        let sockets = Sockets::in_dir(dir.path());
+        let _vsock = process::listen(&sockets.vsock_vhost).unwrap();
+        let started = qemu.launch_with(config, Accelerator::Tcg, &sockets).await;
+        let (vmm, _parts) = started.unwrap();
+        vmm.wait().await;
+        assert_eq!(vmm.log_tail(), "/dev/urandom");
+    }
+
+    #[test]
+    fn a_translator_does_not_open_kvm() {
+        assert!(devices(Accelerator::Kvm).contains(&"/dev/kvm"));
+        assert!(!devices(Accelerator::Tcg).contains(&"/dev/kvm"));
     }
 }
