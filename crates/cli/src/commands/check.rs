@@ -75,7 +75,15 @@ pub(crate) fn check(context: &Context, args: &CheckArgs) -> Result<u8, CommandEr
     let user = geteuid();
     let mut findings = vec![kvm()];
     findings.extend(Vmm::ALL.iter().copied().map(vmm));
-    findings.extend([guest(), programs(), passt(), mkfs_erofs(), vhost(), tap()]);
+    findings.extend([
+        guest(),
+        programs(),
+        landlock(),
+        passt(),
+        mkfs_erofs(),
+        vhost(),
+        tap(),
+    ]);
     // In this order: the overlay is tried in the user namespace.
     findings.push(user_namespace(context, user));
     findings.push(overlay(context));
@@ -225,6 +233,21 @@ fn programs() -> Finding {
             NAME,
             format!("no {}", absent.join(", ")),
             "install Hull again",
+        ),
+    }
+}
+
+fn landlock() -> Finding {
+    const NAME: &str = "Landlock";
+    match hull_vm::has_landlock() {
+        true => ok(
+            NAME,
+            "a VMM reaches no files of the host's but those that it needs",
+        ),
+        false => limited(
+            NAME,
+            "not there: file modes alone keep a VMM from the host's files",
+            "use a kernel with it (Linux 5.13), and name it in `lsm=` where the kernel's command line has that",
         ),
     }
 }
