@@ -13,9 +13,6 @@ use serde_json::Value;
 use crate::error::VmError;
 use crate::socket;
 
-#[cfg(test)]
-pub(crate) mod fake;
-
 /// Longest answer, bytes: a VMM may be in its guest's hands.
 const MAX_ANSWER: usize = 1 << 20;
 /// A VMM that has not answered for so long never will.
@@ -114,13 +111,13 @@ async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> io::Result<An
 mod tests {
     use serde_json::json;
 
-    use super::fake::Reply;
     use super::*;
+    use crate::stand_in::api::{Reply, serve};
 
     async fn answer(reply: Reply) -> Result<Answer, VmError> {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let server = fake::serve(&socket, reply);
+        let server = serve(&socket, |_| (), [reply]);
         let body = json!({"state": "Paused"});
         let answer = send(
             &socket,
@@ -131,13 +128,9 @@ mod tests {
             PROMPTLY,
         )
         .await;
-        if let Ok(request) = server.await {
-            assert_eq!(
-                (request.method.as_str(), request.path.as_str()),
-                ("PATCH", "/vm")
-            );
-            assert_eq!(request.body, Some(body));
-        }
+        let asked = server.await.unwrap();
+        assert_eq!(asked[0].line(), "PATCH /vm");
+        assert_eq!(asked[0].body, Some(body));
         answer
     }
 
@@ -159,6 +152,19 @@ mod tests {
         let answer = answer(Reply::of(400, " no \n")).await.unwrap();
         assert_eq!(answer.status, 400);
         assert_eq!(answer.text(), "no");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_vmm_s_own_words_if_they_are_found() {
+        let answer = answer(Reply::of(500, "oops")).await.unwrap();
+        let told = |why: Option<&str>| {
+            let done = answer.done("pause", |_| why.map(str::to_owned));
+            done.unwrap_err().to_string()
+        };
+        let beginning = "the VMM refused `pause`: ";
+        assert_eq!(told(Some("it runs")), format!("{beginning}it runs"));
+        let all = format!("{beginning}500 Internal Server Error: oops");
+        assert_eq!(told(None), all);
     }
 
     #[tokio::test]
@@ -185,7 +191,7 @@ mod tests {
     async fn a_vmm_that_does_not_answer_is_not_waited_for_for_ever() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
-        let server = fake::serve(&socket, Reply::never());
+        let server = serve(&socket, |_| (), [Reply::never()]);
         assert_disconnected(send(&socket, Method::PUT, "/vm", None, "pause", PROMPTLY).await);
         assert!(!server.is_finished());
     }

@@ -27,6 +27,8 @@ mod sample;
 mod schema;
 pub mod snapshot;
 pub mod socket;
+#[cfg(test)]
+mod stand_in;
 
 pub use accel::{Acceleration, Accelerator};
 pub use config::{Boot, Device, MacAddress, MachineSize, VmConfig};

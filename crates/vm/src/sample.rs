@@ -1,13 +1,11 @@
 //! For the drivers' tests: a machine that they describe in their VMM's words.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::accel::Acceleration;
 use crate::config::{Boot, Device, MacAddress, MachineSize, VmConfig};
-use crate::driver::Vm;
 
 /// What it has at first.
 pub(crate) const SIZE: MachineSize = MachineSize {
@@ -45,30 +43,6 @@ pub(crate) fn config_in(dir: &Path, max: MachineSize, devices: Vec<Device>) -> V
         vsock: dir.join("vsock/guest.sock"),
         ..config(max, devices)
     }
-}
-
-/// What a script says last whose process stays: it runs no other program.
-pub(crate) const STAYS: &str = "kill -STOP $$";
-
-/// A script that says which of the host's files it may read, and ends.
-pub(crate) const READS: &str = "for file in /etc/passwd /proc/self/status /usr/bin/env /dev/urandom; do \
-                                ( : < $file ) 2>&- && echo $file >&2; done; exit 1";
-
-/// A program that takes a VMM's place: a script of the shell's.
-pub(crate) fn program(dir: &Path, script: &str) -> PathBuf {
-    std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
-    let program = dir.join("vmm");
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    program
-}
-
-/// The machine's VMM runs, and not without the machine.
-pub(crate) fn assert_ends_with(machine: impl Vm) {
-    let record = machine.record();
-    assert!(record.vmm.is_alive());
-    drop(machine);
-    assert!(!record.vmm.is_alive());
 }
 
 /// A descriptor of nothing.

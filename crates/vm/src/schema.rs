@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use serde_norway::Value as Yaml;
 
-use crate::http::fake::AskedFor;
+use crate::stand_in::api::AskedFor;
 
 /// One document.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 pub mod cloud_hypervisor;
 pub mod firecracker;
 pub mod qemu;
+#[cfg(test)]
+mod tests;
 
 use std::str::FromStr;
 

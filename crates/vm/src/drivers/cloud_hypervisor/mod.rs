@@ -14,6 +14,8 @@ mod command_line;
 mod events;
 mod machine;
 mod restored;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -91,15 +93,10 @@ impl Driver for CloudHypervisor {
         }
     }
 
-    async fn launch(&self, mut config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+    async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
         config.validate()?;
-        let memory = Memory::new(config.size, config.max, LAYOUT);
-        let (booting, file) = Booting::new(config.size, memory)?;
         let accelerator = config.acceleration.hardware(NAME)?;
-        let (starting, handed) = Starting::prepare(&mut config, accelerator, booting, file)?;
-        let payload = Payload::open(&config.boot)?;
-        let line = command_line::build(config, memory, payload, handed)?;
-        Ok(Box::new(self.start(starting, line).await?))
+        Ok(Box::new(self.launched(config, accelerator).await?))
     }
 
     async fn restore(&self, config: VmConfig, snapshot: &Snapshot) -> Result<Box<dyn Vm>, VmError> {
@@ -170,6 +167,19 @@ impl Starting {
 }
 
 impl CloudHypervisor {
+    async fn launched(
+        &self,
+        mut config: VmConfig,
+        accelerator: Accelerator,
+    ) -> Result<Machine, VmError> {
+        let memory = Memory::new(config.size, config.max, LAYOUT);
+        let (booting, file) = Booting::new(config.size, memory)?;
+        let (starting, handed) = Starting::prepare(&mut config, accelerator, booting, file)?;
+        let payload = Payload::open(&config.boot)?;
+        let line = command_line::build(config, memory, payload, handed)?;
+        self.start(starting, line).await
+    }
+
     async fn restored(
         &self,
         mut config: VmConfig,
@@ -223,65 +233,4 @@ fn give_files(config: &VmConfig, identity: Identity) -> Result<(), VmError> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::confine::has_landlock;
-    use crate::sample::{self, READS, SIZE, STAYS, program};
-
-    /// What comes of a machine that is to go on from a snapshot when the VMM does `script`, where `$events` is where it
-    /// says what happens.
-    async fn restore(script: &str) -> Result<Machine, VmError> {
-        let dir = tempfile::tempdir().unwrap();
-        let find = "while [ $# -gt 0 ]; do \
-                    case $1 in --event-monitor) events=/proc/self/fd/${2#fd=};; esac; shift; done";
-        let vmm = CloudHypervisor {
-            program: program(dir.path(), &format!("{find}\n{script}")),
-        };
-        let config = sample::config_in(dir.path(), SIZE, vec![]);
-        let snapshot = restored::sample(&dir.path().join("taken"), &config);
-        vmm.restored(config, Accelerator::Kvm, &snapshot).await
-    }
-
-    const RESUMED: &str = r#"echo '{"source": "vm", "event": "resumed"}' > $events"#;
-
-    #[tokio::test]
-    async fn a_machine_goes_on_when_the_vmm_says_so() {
-        let script = format!("{RESUMED}; {STAYS}");
-        let machine = restore(&script).await.unwrap();
-        sample::assert_ends_with(machine);
-    }
-
-    #[tokio::test]
-    async fn a_vmm_that_refuses_is_told_with_its_words() {
-        let error = restore("echo 'cannot restore' >&2; exit 1").await;
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "cloud-hypervisor ended at once (exited with status 1): cannot restore"
-        );
-    }
-
-    #[tokio::test]
-    async fn what_a_vmm_says_before_is_not_that_the_machine_goes_on() {
-        let restored = RESUMED.replace("resumed", "restored");
-        let error = restore(&restored).await.unwrap_err();
-        assert!(matches!(error, VmError::Died { .. }), "{error}");
-        let error = restore(&format!("echo }} > $events; {STAYS}")).await;
-        let error = error.unwrap_err().to_string();
-        assert!(error.contains("killed by signal 9"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_vmm_reads_nothing_of_the_host_but_randomness() {
-        if !has_landlock() {
-            return;
-        }
-        let error = restore(READS).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cloud-hypervisor ended at once (exited with status 1): /dev/urandom"
-        );
-    }
 }

@@ -13,6 +13,8 @@ mod api;
 mod config_file;
 mod machine;
 mod tap;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -94,50 +96,18 @@ impl Driver for Firecracker {
         }
     }
 
-    async fn launch(&self, mut config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
+    async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError> {
         config.validate()?;
         let accelerator = config.acceleration.hardware(NAME)?;
-        let mut starting = Starting::prepare(&mut config, accelerator)?;
-        let places = Places {
-            kernel: process::open_file(&config.boot.kernel)?,
-            initramfs: process::open_file(&config.boot.initramfs)?,
-            vsock_dir: process::open_place(config.vsock_dir())?,
-        };
-        let memory = Memory::new(config.size, config.max, LAYOUT);
-        let identity = starting.identity;
-        let file = ConfigFile::new(config, memory, places, |tap| tap::keep(tap, identity))?;
-        tracing::debug!(configuration = %file.json, "starting Firecracker");
-        let written = config_file::write(&file.json)?;
-        starting.inherited.extend(file.inherited);
-        let path = starting.path_of(written);
-        Ok(Box::new(
-            self.start(starting, &["--config-file", &path]).await?,
-        ))
+        Ok(Box::new(self.launched(config, accelerator).await?))
     }
 
-    async fn restore(
-        &self,
-        mut config: VmConfig,
-        snapshot: &Snapshot,
-    ) -> Result<Box<dyn Vm>, VmError> {
+    async fn restore(&self, config: VmConfig, snapshot: &Snapshot) -> Result<Box<dyn Vm>, VmError> {
         snapshot.check(NAME, &config)?;
         let accelerator = config.acceleration.hardware(NAME)?;
-        let mut starting = Starting::prepare(&mut config, accelerator)?;
-        let vsock_dir = process::open_place(config.vsock_dir())?;
-        let vsock = config_file::vsock(&config, &vsock_dir);
-        starting.inherited.push(vsock_dir);
-        let [state, memory] = FILES;
-        let loaded = Loaded {
-            state: starting.path_of(snapshot.file(state)?),
-            memory: starting.path_of(snapshot.file(memory)?),
-            taps: taps(config.devices, starting.identity)?,
-            vsock,
-        };
-        tracing::debug!(?loaded, "starting Firecracker");
-        let awaited = api::awaited(&starting.run_dir)?;
-        let machine = self.start(starting, &[]).await?;
-        machine.load(&awaited, &loaded).await?;
-        Ok(Box::new(machine))
+        Ok(Box::new(
+            self.restored(config, accelerator, snapshot).await?,
+        ))
     }
 
     async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
@@ -221,6 +191,51 @@ impl Starting {
 }
 
 impl Firecracker {
+    async fn launched(
+        &self,
+        mut config: VmConfig,
+        accelerator: Accelerator,
+    ) -> Result<Machine, VmError> {
+        let mut starting = Starting::prepare(&mut config, accelerator)?;
+        let places = Places {
+            kernel: process::open_file(&config.boot.kernel)?,
+            initramfs: process::open_file(&config.boot.initramfs)?,
+            vsock_dir: process::open_place(config.vsock_dir())?,
+        };
+        let memory = Memory::new(config.size, config.max, LAYOUT);
+        let identity = starting.identity;
+        let file = ConfigFile::new(config, memory, places, |tap| tap::keep(tap, identity))?;
+        tracing::debug!(configuration = %file.json, "starting Firecracker");
+        let written = config_file::write(&file.json)?;
+        starting.inherited.extend(file.inherited);
+        let path = starting.path_of(written);
+        self.start(starting, &["--config-file", &path]).await
+    }
+
+    async fn restored(
+        &self,
+        mut config: VmConfig,
+        accelerator: Accelerator,
+        snapshot: &Snapshot,
+    ) -> Result<Machine, VmError> {
+        let mut starting = Starting::prepare(&mut config, accelerator)?;
+        let vsock_dir = process::open_place(config.vsock_dir())?;
+        let vsock = config_file::vsock(&config, &vsock_dir);
+        starting.inherited.push(vsock_dir);
+        let [state, memory] = FILES;
+        let loaded = Loaded {
+            state: starting.path_of(snapshot.file(state)?),
+            memory: starting.path_of(snapshot.file(memory)?),
+            taps: taps(config.devices, starting.identity)?,
+            vsock,
+        };
+        tracing::debug!(?loaded, "starting Firecracker");
+        let awaited = api::awaited(&starting.run_dir)?;
+        let machine = self.start(starting, &[]).await?;
+        machine.load(&awaited, &loaded).await?;
+        Ok(machine)
+    }
+
     async fn start(&self, mut starting: Starting, own: &[&str]) -> Result<Machine, VmError> {
         let mut command = Command::new(&self.program);
         command
@@ -242,93 +257,5 @@ impl Firecracker {
         let vmm = Process::spawn_with_output(command, starting.inherited, output, &log)?;
         let (accelerator, outlet) = (starting.accelerator, Some(starting.outlet));
         Machine::follow(vmm, accelerator, run_dir, starting.reader, outlet).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::confine::has_landlock;
-    use crate::http::fake::{self, Reply};
-    use crate::sample::{self, READS, SIZE, STAYS, net, program};
-
-    /// What comes of a machine that is to go on from a snapshot when the VMM does `script` and answers so.
-    async fn restore(script: &str, reply: Option<Reply>) -> Result<Machine, VmError> {
-        let dir = tempfile::tempdir().unwrap();
-        let firecracker = Firecracker {
-            program: program(dir.path(), script),
-        };
-        let mut config = sample::config_in(dir.path(), SIZE, vec![]);
-        let starting = Starting::prepare(&mut config, Accelerator::Kvm).unwrap();
-        let awaited = api::awaited(&starting.run_dir).unwrap();
-        let socket = api::socket(dir.path().join("api"));
-        let answered = reply.map(|reply| fake::serve(&socket, reply));
-        let machine = firecracker.start(starting, &[]).await.unwrap();
-        let loaded = Loaded {
-            state: "/x".to_owned(),
-            memory: "/x".to_owned(),
-            taps: vec![],
-            vsock: "/x".to_owned(),
-        };
-        let done = machine.load(&awaited, &loaded).await;
-        if let Some(answered) = answered {
-            answered.await.unwrap();
-        }
-        done.map(|()| machine)
-    }
-
-    #[tokio::test]
-    async fn a_machine_goes_on_when_the_vmm_says_so() {
-        let machine = restore(STAYS, Some(Reply::of(204, ""))).await.unwrap();
-        sample::assert_ends_with(machine);
-    }
-
-    #[tokio::test]
-    async fn a_vmm_that_ends_before_it_listens_is_told_with_its_words() {
-        let error = restore("echo trouble >&2; exit 3", None).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "firecracker ended at once (exited with status 3): trouble"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_refused_snapshot_is_told_in_the_vmm_s_words() {
-        let fault = r#"{"fault_message": "Load snapshot error: bad magic"}"#;
-        let error = restore(STAYS, Some(Reply::of(400, fault))).await;
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "the VMM refused `LoadSnapshot`: Load snapshot error: bad magic"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_vmm_that_hangs_up_half_way_has_not_loaded_anything() {
-        for cut in [0, 20] {
-            let reply = Reply::of(204, "").cut_to(cut);
-            let error = restore(STAYS, Some(reply)).await.unwrap_err();
-            assert!(matches!(error, VmError::Disconnected { .. }), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_vmm_reads_nothing_of_the_host() {
-        if !has_landlock() {
-            return;
-        }
-        let error = restore(READS, None).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "firecracker ended at once (exited with status 1)"
-        );
-    }
-
-    #[test]
-    fn only_a_vmm_with_taps_opens_them() {
-        assert_eq!(devices(&[Device::Rng]), ["/dev/kvm"]);
-        assert_eq!(
-            devices(&[Device::Rng, net(true)]),
-            ["/dev/kvm", "/dev/net/tun"]
-        );
     }
 }

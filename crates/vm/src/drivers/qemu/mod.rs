@@ -200,24 +200,21 @@ impl Qemu {
 mod tests {
     use super::*;
     use crate::confine::has_landlock;
-    use crate::sample::{self, READS, SIZE, program};
+    use crate::stand_in::{READS, StandIn};
 
     #[tokio::test]
     async fn a_vmm_reads_nothing_of_the_host_but_randomness() {
         if !has_landlock() {
             return;
         }
-        let dir = tempfile::tempdir().unwrap();
+        let stand_in = StandIn::new();
+        stand_in.order(READS);
         let qemu = Qemu {
-            program: program(dir.path(), READS),
+            program: stand_in.program(),
             vsock_program: PathBuf::new(),
         };
-        let mut config = sample::config_in(dir.path(), SIZE, vec![]);
-        for file in [&mut config.boot.kernel, &mut config.boot.initramfs] {
-            *file = dir.path().join("file");
-            std::fs::write(&file, "").unwrap();
-        }
-        let sockets = Sockets::in_dir(dir.path());
+        let config = stand_in.config(vec![]);
+        let sockets = Sockets::in_dir(&stand_in.path(""));
         let _vsock = process::listen(&sockets.vsock_vhost).unwrap();
         let started = qemu.launch_with(config, Accelerator::Tcg, &sockets).await;
         let (vmm, _parts) = started.unwrap();

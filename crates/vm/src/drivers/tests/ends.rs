@@ -1,0 +1,68 @@
+//! A VMM that ends.
+
+use super::{Running, Step};
+use crate::driver::Vm;
+use crate::drivers::cloud_hypervisor::CloudHypervisor;
+use crate::drivers::firecracker::Firecracker;
+use crate::error::VmError;
+use crate::process::ProcessRecord;
+use crate::stand_in::bench::{Bench, StoodIn};
+use crate::stand_in::{LAST_STATUS, LAST_WORDS};
+
+/// The machine's end is that of its VMM, which is told.
+async fn assert_ended(vm: &dyn Vm, vmm: ProcessRecord) {
+    let exit = vm.wait().await;
+    assert!(!vmm.is_alive());
+    assert!(!exit.by_guest, "{exit:?}");
+    for word in [LAST_STATUS, LAST_WORDS] {
+        assert_eq!(exit.cause.matches(word).count(), 1, "{exit:?}");
+    }
+}
+
+async fn be_dead<D: StoodIn>() {
+    let running = Running::<D>::boot().await;
+    running.bench.stand_in.die();
+    assert_ended(running.vm.as_ref(), running.vmm).await;
+}
+
+#[tokio::test]
+async fn a_vmm_that_dies_is_told_with_its_words() {
+    be_dead::<CloudHypervisor>().await;
+    be_dead::<Firecracker>().await;
+}
+
+/// A start that comes to nothing once the VMM runs.
+async fn fail_late<D: StoodIn>() {
+    let bench = Bench::<D>::new();
+    std::fs::create_dir(bench.stand_in.path("console.log")).unwrap();
+    let error = bench.boot().await.unwrap_err();
+    assert!(matches!(error, VmError::Host { .. }), "{error}");
+    bench.stand_in.assert_gone();
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_start_that_fails() {
+    fail_late::<CloudHypervisor>().await;
+    fail_late::<Firecracker>().await;
+}
+
+async fn be_taken_over<D: StoodIn>() {
+    let running = Running::<D>::boot().await;
+    let record = running.vm.record();
+    let again = running.bench.driver.attach(&record).await.unwrap();
+    assert_eq!(again.record(), record);
+    let replies = [running.done(Step::Pause)];
+    let served = running.bench.serve(replies).await;
+    again.pause().await.unwrap();
+    served.await.unwrap();
+    again.kill().await;
+    assert!(!running.vmm.is_alive());
+    let error = running.bench.driver.attach(&record).await.unwrap_err();
+    assert!(matches!(error, VmError::Host { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_machine_is_taken_over_by_its_record() {
+    be_taken_over::<CloudHypervisor>().await;
+    be_taken_over::<Firecracker>().await;
+}
