@@ -77,13 +77,15 @@ pub enum VmError {
     /// The kernel refused the rules for the files that the VMM reaches.
     #[error("cannot keep the VMM from the host's files")]
     Landlock(#[source] landlock::RulesetError),
-    /// The VMM ended before it could be used.
-    #[error("{program} ended at once ({status}){}", said(log))]
+    /// The VMM ended before it could be used, or instead of doing what it was told.
+    #[error("{program} {status}{}{}", during(*command), said(log))]
     Died {
         /// File name of the program.
         program: String,
-        /// Exit code or signal.
+        /// What it did: "exited with status 1".
         status: String,
+        /// What it was told, if it was told anything.
+        command: Option<&'static str>,
         /// Last lines that it wrote.
         log: String,
     },
@@ -119,6 +121,13 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+}
+
+fn during(command: Option<&str>) -> String {
+    match command {
+        None => " before it could be used".to_owned(),
+        Some(command) => format!(" during `{command}`"),
+    }
 }
 
 fn said(log: &str) -> String {

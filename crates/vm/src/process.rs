@@ -87,7 +87,7 @@ pub(crate) fn log_of(run_dir: &Path, program: &str) -> PathBuf {
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Far longer than a VMM takes from closing its connections to its end, also on a machine that has too much to do.
-/// Only who waits for a VMM that has lost its back end without a reason, and goes on, waits as long.
+/// Only who waits for a VMM that has lost its back end without a reason, or has hung up, and goes on, waits as long.
 const HEAD_START: Duration = Duration::from_secs(10);
 
 /// "was killed by signal 9", "exited with status 1".
@@ -235,12 +235,42 @@ impl Process {
         with_last_words(format!("{} {how}", self.program), &self.log_tail())
     }
 
-    /// What to say of this VMM, which ended before it could be used.
-    pub(crate) fn died(&self, vmm: &Program, status: Option<std::process::ExitStatus>) -> VmError {
+    /// What to say of this VMM, which ended before it could be used or during `command`.
+    pub(crate) fn died(
+        &self,
+        vmm: &Program,
+        status: Option<std::process::ExitStatus>,
+        command: Option<&'static str>,
+    ) -> VmError {
         VmError::Died {
             program: vmm.name.to_owned(),
             status: describe_status(status),
+            command,
             log: self.log_tail(),
+        }
+    }
+
+    /// What came of a request to this VMM. A connection that broke because the VMM ended says less than that end.
+    ///
+    /// # Errors
+    /// Those of the request, or that the VMM ended.
+    pub(crate) async fn answered<T>(
+        &self,
+        vmm: &Program,
+        request: impl Future<Output = Result<T, VmError>>,
+    ) -> Result<T, VmError> {
+        let result = request.await;
+        let command = match &result {
+            Err(VmError::Disconnected { command, source })
+                if source.kind() != io::ErrorKind::TimedOut =>
+            {
+                *command
+            }
+            _ => return result,
+        };
+        match tokio::time::timeout(HEAD_START, self.wait()).await {
+            Ok(status) => Err(self.died(vmm, status, Some(command))),
+            Err(_still_there) => result,
         }
     }
 

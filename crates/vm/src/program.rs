@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::VmError;
-use crate::process::require_program;
+use crate::process::{describe_status, require_program};
 
 /// A program that a VMM is.
 #[derive(Debug)]
@@ -45,7 +45,8 @@ impl Program {
         if !output.status.success() {
             return Err(VmError::Died {
                 program: self.name.to_owned(),
-                status: output.status.to_string(),
+                status: describe_status(Some(output.status)),
+                command: None,
                 log: String::from_utf8_lossy(&output.stderr).into_owned(),
             });
         }

@@ -91,9 +91,12 @@ pub(super) fn assert_told_once(error: &VmError, words: &str) {
     assert_eq!(told.matches(words).count(), 1, "{told}");
 }
 
-/// It is told that the VMM ended, and how.
-pub(super) fn assert_died(error: &VmError) {
-    assert!(matches!(error, VmError::Died { .. }), "{error}");
+/// It is told that the VMM ended during a request, and how.
+pub(super) fn assert_died(error: &VmError, while_asked: bool) {
+    let VmError::Died { command, .. } = error else {
+        panic!("{}", told(error));
+    };
+    assert_eq!(command.is_some(), while_asked, "{error}");
     assert_told_once(error, LAST_STATUS);
     assert_told_once(error, LAST_WORDS);
 }

@@ -91,11 +91,10 @@ impl Outlet {
                 what: "take a snapshot of a machine with virtio-fs",
             });
         }
-        let uid = vmm.uid();
-        let uid = uid.map_err(VmError::host(format!(
-            "find the user of process {}",
-            vmm.pid
-        )))?;
+        let uid = vmm.uid().map_err(|source| VmError::Disconnected {
+            command: "snapshot",
+            source,
+        })?;
         let made = std::fs::DirBuilder::new().mode(0o700).create(to);
         made.map_err(VmError::host(format!("create {}", to.display())))?;
         // From here on it is removed again.

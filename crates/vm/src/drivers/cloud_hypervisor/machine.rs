@@ -90,7 +90,14 @@ impl Machine {
         if self.parts.events.resumed().await {
             return Ok(());
         }
-        Err(self.vmm.died(&PROGRAM, self.vmm.wait().await))
+        Err(self.vmm.died(&PROGRAM, self.vmm.wait().await, None))
+    }
+
+    async fn answered<T>(
+        &self,
+        request: impl Future<Output = Result<T, VmError>>,
+    ) -> Result<T, VmError> {
+        self.vmm.answered(&PROGRAM, request).await
     }
 }
 
@@ -134,18 +141,21 @@ impl Vm for Machine {
     }
 
     async fn pause(&self) -> Result<(), VmError> {
-        self.parts.api.pause().await
+        self.answered(self.parts.api.pause()).await
     }
 
     async fn resume(&self) -> Result<(), VmError> {
-        self.parts.api.resume().await
+        self.answered(self.parts.api.resume()).await
     }
 
     async fn snapshot(&self, dir: &Path) -> Result<(), VmError> {
         let outlet = self.parts.outlet.as_ref();
-        let writing = outlet::begin(outlet, NAME, dir, self.vmm.record())?;
-        self.parts.api.snapshot(writing.seen_as()).await?;
-        writing.finish(&restored::FILES)
+        let written = async {
+            let writing = outlet::begin(outlet, NAME, dir, self.vmm.record())?;
+            self.parts.api.snapshot(writing.seen_as()).await?;
+            writing.finish(&restored::FILES)
+        };
+        self.answered(written).await
     }
 
     async fn kill(&self) {

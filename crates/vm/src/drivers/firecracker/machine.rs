@@ -57,9 +57,16 @@ impl Machine {
             listening = awaited.listening() => {
                 listening.map_err(VmError::host(format!("connect to {socket}")))?;
             }
-            status = self.vmm.wait() => return Err(self.vmm.died(&PROGRAM, status)),
+            status = self.vmm.wait() => return Err(self.vmm.died(&PROGRAM, status, None)),
         }
-        self.api.load(loaded).await
+        self.answered(self.api.load(loaded)).await
+    }
+
+    async fn answered<T>(
+        &self,
+        request: impl Future<Output = Result<T, VmError>>,
+    ) -> Result<T, VmError> {
+        self.vmm.answered(&PROGRAM, request).await
     }
 
     fn describe(&self, status: Option<ExitStatus>) -> Exit {
@@ -111,18 +118,21 @@ impl Vm for Machine {
     }
 
     async fn pause(&self) -> Result<(), VmError> {
-        self.api.set_state(State::Paused).await
+        self.answered(self.api.set_state(State::Paused)).await
     }
 
     async fn resume(&self) -> Result<(), VmError> {
-        self.api.set_state(State::Resumed).await
+        self.answered(self.api.set_state(State::Resumed)).await
     }
 
     async fn snapshot(&self, dir: &Path) -> Result<(), VmError> {
-        let writing = outlet::begin(self.outlet.as_ref(), NAME, dir, self.vmm.record())?;
-        let [state, memory] = FILES.map(|name| format!("{}/{name}", writing.seen_as()));
-        self.api.snapshot(&state, &memory).await?;
-        writing.finish(&FILES)
+        let written = async {
+            let writing = outlet::begin(self.outlet.as_ref(), NAME, dir, self.vmm.record())?;
+            let [state, memory] = FILES.map(|name| format!("{}/{name}", writing.seen_as()));
+            self.api.snapshot(&state, &memory).await?;
+            writing.finish(&FILES)
+        };
+        self.answered(written).await
     }
 
     async fn kill(&self) {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use tokio::net::UnixListener;
 
 use super::{FILES, Firecracker, NAME, api, devices};
 use crate::accel::Accelerator;
@@ -111,8 +112,35 @@ async fn a_vmm_that_does_not_load_is_not_waited_for_for_ever() {
 async fn a_vmm_that_dies_before_it_listens_is_told_with_its_words() {
     let bench = bench();
     bench.stand_in.die();
-    assert_died(&bench.go_on().await.unwrap_err());
+    assert_died(&bench.go_on().await.unwrap_err(), false);
     bench.stand_in.assert_gone();
+}
+
+#[tokio::test]
+async fn a_vmm_that_dies_once_it_listens_is_told_with_its_words() {
+    let bench = bench();
+    let dies = async {
+        bench.stand_in.runs().await;
+        let socket = Firecracker::socket(&bench.stand_in.path(""));
+        let listener = UnixListener::bind(socket).unwrap();
+        let connection = listener.accept().await.unwrap();
+        drop((connection, listener));
+        bench.stand_in.die();
+    };
+    let vm = bench.go_on_while(dies).await;
+    assert_died(&vm.unwrap_err(), true);
+    bench.stand_in.assert_gone();
+}
+
+#[tokio::test]
+async fn a_vmm_that_dies_while_it_loads_is_told_with_its_words() {
+    for cut in [0, 20] {
+        let bench = bench();
+        let reply = bench.recorded.exchange(LOAD).done().cut_to(cut);
+        let (vm, _) = bench.go_on_with([reply.then(bench.stand_in.death())]).await;
+        assert_died(&vm.unwrap_err(), true);
+        bench.stand_in.assert_gone();
+    }
 }
 
 #[tokio::test]
@@ -124,7 +152,7 @@ async fn a_vmm_reads_nothing_of_the_host() {
     bench.stand_in.order(READS);
     assert_eq!(
         bench.go_on().await.unwrap_err().to_string(),
-        "firecracker ended at once (exited with status 1)"
+        "firecracker exited with status 1 before it could be used"
     );
 }
 

@@ -1,6 +1,6 @@
 //! A VMM that ends.
 
-use super::{Running, Step};
+use super::{Running, Step, assert_died};
 use crate::driver::Vm;
 use crate::drivers::cloud_hypervisor::CloudHypervisor;
 use crate::drivers::firecracker::Firecracker;
@@ -8,6 +8,28 @@ use crate::error::VmError;
 use crate::process::ProcessRecord;
 use crate::stand_in::bench::{Bench, StoodIn};
 use crate::stand_in::{LAST_STATUS, LAST_WORDS};
+
+/// It ends at each step, when it has sent so much of its answer.
+async fn die_when_asked<D: StoodIn>(sent: impl Fn(usize) -> usize) {
+    for (at, last) in Step::ALL.into_iter().enumerate() {
+        let running = Running::<D>::boot().await;
+        let (before, _) = Step::ALL.split_at(at);
+        let mut replies: Vec<_> = before.iter().map(|step| running.done(*step)).collect();
+        let reply = running.done(last);
+        let length = sent(reply.length());
+        replies.push(reply.cut_to(length).then(running.bench.stand_in.death()));
+        let served = running.bench.serve(replies).await;
+        for step in before {
+            running.take(*step).await.unwrap();
+        }
+        let taken = running.bench.stand_in.path("taken");
+        let was_there = taken.exists();
+        assert_died(&running.take(last).await.unwrap_err(), true);
+        assert_eq!(taken.exists(), was_there, "{last:?}");
+        assert_ended(running.vm.as_ref(), running.vmm).await;
+        served.await.unwrap();
+    }
+}
 
 /// The machine's end is that of its VMM, which is told.
 async fn assert_ended(vm: &dyn Vm, vmm: ProcessRecord) {
@@ -19,14 +41,26 @@ async fn assert_ended(vm: &dyn Vm, vmm: ProcessRecord) {
     }
 }
 
+#[tokio::test]
+async fn a_vmm_that_dies_at_any_step_is_told_with_its_words() {
+    for sent in [|_| 0, |_| 5, |length| length - 1] {
+        die_when_asked::<CloudHypervisor>(sent).await;
+        die_when_asked::<Firecracker>(sent).await;
+    }
+}
+
 async fn be_dead<D: StoodIn>() {
     let running = Running::<D>::boot().await;
     running.bench.stand_in.die();
     assert_ended(running.vm.as_ref(), running.vmm).await;
+    for step in Step::ALL {
+        assert_died(&running.take(step).await.unwrap_err(), true);
+        assert!(!running.bench.stand_in.path("taken").exists());
+    }
 }
 
 #[tokio::test]
-async fn a_vmm_that_dies_is_told_with_its_words() {
+async fn a_vmm_that_is_dead_does_nothing_any_more() {
     be_dead::<CloudHypervisor>().await;
     be_dead::<Firecracker>().await;
 }
