@@ -74,12 +74,24 @@ pub(crate) async fn send(
     let body = body.map(Value::to_string).unwrap_or_default();
     let request = request.body(Full::from(body));
     let request = request.map_err(|error| disconnected(io::Error::other(error)))?;
-    let answer = tokio::time::timeout(most, exchange(socket, request));
-    let answer = answer.await.unwrap_or_else(|_| {
+    in_time(most, command, exchange(socket, request)).await
+}
+
+/// What the VMM does on `command`, if it does it in this time.
+///
+/// # Errors
+/// When it does not.
+pub(crate) async fn in_time<T>(
+    most: Duration,
+    command: &'static str,
+    doing: impl Future<Output = io::Result<T>>,
+) -> Result<T, VmError> {
+    let done = tokio::time::timeout(most, doing).await;
+    let done = done.unwrap_or_else(|_| {
         let late = format!("no answer in {} s", most.as_secs());
         Err(io::Error::new(io::ErrorKind::TimedOut, late))
     });
-    answer.map_err(disconnected)
+    done.map_err(|source| VmError::Disconnected { command, source })
 }
 
 async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> io::Result<Answer> {

@@ -10,6 +10,7 @@ use crate::accel::Accelerator;
 use crate::console::Console;
 use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
+use crate::http;
 use crate::memory::Booting;
 use crate::pipe;
 use crate::process::{Process, describe_status, with_last_words};
@@ -87,10 +88,14 @@ impl Machine {
 
     /// Waits until a machine that goes on from a snapshot runs.
     pub(super) async fn resumed(&self) -> Result<(), VmError> {
-        if self.parts.events.resumed().await {
-            return Ok(());
-        }
-        Err(self.vmm.died(&PROGRAM, self.vmm.wait().await, None))
+        let resumed = async {
+            match self.parts.events.resumed().await {
+                true => Ok(Ok(())),
+                false => Ok(Err(self.vmm.wait().await)),
+            }
+        };
+        let resumed = http::in_time(http::MEMORY, "vm.restore", resumed).await?;
+        resumed.map_err(|status| self.vmm.died(&PROGRAM, status, None))
     }
 
     async fn answered<T>(

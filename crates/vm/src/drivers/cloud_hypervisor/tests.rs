@@ -10,7 +10,7 @@ use crate::accel::Accelerator;
 use crate::config::VmConfig;
 use crate::confine::has_landlock;
 use crate::driver::Vm;
-use crate::drivers::tests::assert_died;
+use crate::drivers::tests::{assert_died, assert_late};
 use crate::error::VmError;
 use crate::snapshot::Snapshot;
 use crate::stand_in::api::AskedFor;
@@ -85,6 +85,13 @@ async fn a_vmm_that_dies_before_it_says_so_is_told_with_its_words() {
         bench.stand_in.die();
         assert_died(&bench.go_on().await.unwrap_err(), false);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vmm_that_does_not_say_so_is_not_waited_for_for_ever() {
+    let bench = bench();
+    assert_late(&bench.go_on().await.unwrap_err());
+    bench.stand_in.assert_gone();
 }
 
 #[tokio::test]

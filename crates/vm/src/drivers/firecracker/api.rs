@@ -19,6 +19,9 @@ fn dir(run_dir: &Path) -> PathBuf {
     run_dir.join("api")
 }
 
+/// What the request is called that makes a machine of a snapshot.
+const LOAD: &str = "LoadSnapshot";
+
 /// Where it listens in that directory.
 pub(super) fn socket(dir: impl AsRef<Path>) -> PathBuf {
     dir.as_ref().join("api.sock")
@@ -103,9 +106,9 @@ impl Api {
             .await
     }
 
-    /// Where it listens.
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    /// Waits until a VMM that has just started takes requests, the first of which will be [`load`](Self::load).
+    pub(super) async fn listening(awaited: &Awaited) -> Result<(), VmError> {
+        http::in_time(http::PROMPTLY, LOAD, awaited.listening()).await
     }
 
     /// Makes a machine of a snapshot, which runs then.
@@ -121,8 +124,7 @@ impl Api {
             "vsock_override": {"uds_path": snapshot.vsock},
             "resume_vm": true,
         });
-        let (path, command) = ("/snapshot/load", "LoadSnapshot");
-        self.send(Method::PUT, path, &body, command, http::MEMORY)
+        self.send(Method::PUT, "/snapshot/load", &body, LOAD, http::MEMORY)
             .await
     }
 

@@ -52,11 +52,8 @@ impl Machine {
 
     /// Makes the machine of a snapshot, in a VMM that has none yet.
     pub(super) async fn load(&self, awaited: &Awaited, loaded: &Loaded) -> Result<(), VmError> {
-        let socket = self.api.socket().display();
         tokio::select! {
-            listening = awaited.listening() => {
-                listening.map_err(VmError::host(format!("connect to {socket}")))?;
-            }
+            listening = Api::listening(awaited) => listening?,
             status = self.vmm.wait() => return Err(self.vmm.died(&PROGRAM, status, None)),
         }
         self.answered(self.api.load(loaded)).await

@@ -108,6 +108,13 @@ async fn a_vmm_that_does_not_load_is_not_waited_for_for_ever() {
     bench.stand_in.assert_gone();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_vmm_that_does_not_listen_is_not_waited_for_for_ever() {
+    let bench = bench();
+    assert_late(&bench.go_on().await.unwrap_err());
+    bench.stand_in.assert_gone();
+}
+
 #[tokio::test]
 async fn a_vmm_that_dies_before_it_listens_is_told_with_its_words() {
     let bench = bench();
