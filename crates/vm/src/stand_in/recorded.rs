@@ -18,6 +18,9 @@ pub(crate) struct Recorded {
     /// What it told of a machine that went on from a snapshot, one event each.
     #[serde(default)]
     pub(crate) restored: Vec<serde_json::Value>,
+    /// The same when it could not boot.
+    #[serde(default)]
+    pub(crate) failed_boot: Vec<serde_json::Value>,
 }
 
 /// A request, and how it ends well and badly.

@@ -127,18 +127,19 @@ impl Vm for Machine {
         let status = self.vmm.wait().await;
         let guest_end = self.parts.events.guest_end().await;
         self.parts.console.ended().await;
-        let cause = match guest_end {
-            Some(GuestEnd::PowerOff) => "the guest ended".to_owned(),
-            Some(GuestEnd::Restart) => "the guest's kernel panicked or restarted".to_owned(),
-            None => {
+        // The VMM says of itself, too, that it shuts down: when it could not boot the guest.
+        let failed = status.is_some_and(|status| !status.success());
+        let (cause, by_guest) = match guest_end {
+            Some(GuestEnd::Restart) => {
+                ("the guest's kernel panicked or restarted".to_owned(), true)
+            }
+            Some(GuestEnd::PowerOff) if !failed => ("the guest ended".to_owned(), true),
+            Some(GuestEnd::PowerOff) | None => {
                 let how = format!("{} {}", PROGRAM.title, describe_status(status));
-                with_last_words(how, &self.vmm.log_tail())
+                (with_last_words(how, &self.vmm.log_tail()), false)
             }
         };
-        Exit {
-            cause,
-            by_guest: guest_end.is_some(),
-        }
+        Exit { cause, by_guest }
     }
 
     fn booted(&self) -> Result<(), VmError> {

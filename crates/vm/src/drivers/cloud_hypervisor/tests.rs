@@ -15,7 +15,7 @@ use crate::error::VmError;
 use crate::snapshot::Snapshot;
 use crate::stand_in::api::AskedFor;
 use crate::stand_in::bench::{Bench, StoodIn};
-use crate::stand_in::{READS, StandIn};
+use crate::stand_in::{LAST_STATUS, LAST_WORDS, READS, StandIn};
 
 #[async_trait]
 impl StoodIn for CloudHypervisor {
@@ -100,6 +100,17 @@ async fn a_vmm_that_talks_nonsense_is_ended() {
     bench.stand_in.order("echo } > $events");
     let error = bench.go_on().await.unwrap_err().to_string();
     assert!(error.contains("was killed by signal 9"), "{error}");
+}
+
+#[tokio::test]
+async fn a_vmm_that_cannot_boot_is_told_with_its_words_and_not_as_the_guest_s_end() {
+    let bench = bench();
+    tell(&bench.stand_in, &bench.recorded.failed_boot);
+    bench.stand_in.die();
+    let exit = bench.boot().await.unwrap().wait().await;
+    assert!(!exit.by_guest, "{exit:?}");
+    let expected = format!("Cloud Hypervisor {LAST_STATUS}: {LAST_WORDS}");
+    assert_eq!(exit.cause, expected);
 }
 
 #[tokio::test]
