@@ -117,6 +117,7 @@ pub struct Process {
     program: String,
     pidfd: AsyncFd<OwnedFd>,
     log: Option<PathBuf>,
+    started_here: bool,
     child: Arc<Mutex<Option<Child>>>,
 }
 
@@ -168,6 +169,7 @@ impl Process {
             pidfd: open_pidfd(pid).map_err(VmError::host(cannot("watch")))?,
             program,
             log: Some(log.to_owned()),
+            started_here: true,
             child: Arc::new(Mutex::new(Some(child))),
         })
     }
@@ -191,8 +193,23 @@ impl Process {
             program: program.to_owned(),
             pidfd: pidfd.map_err(gone)?,
             log: None,
+            started_here: false,
             child: Arc::new(Mutex::new(None)),
         })
+    }
+
+    /// The same for a process of the machine in this directory, where its last words are.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn attach_in(
+        run_dir: &Path,
+        record: ProcessRecord,
+        program: &str,
+    ) -> Result<Self, VmError> {
+        let mut process = Self::attach(record, program)?;
+        process.log = Some(log_of(run_dir, program));
+        Ok(process)
     }
 
     /// What [`Process::attach`] needs.
@@ -390,8 +407,7 @@ impl Drop for Process {
     /// A process that was started here does not outlive an orderly end of what started it, such as
     /// a start that is given up half-way. (It does outlive one that is killed.)
     fn drop(&mut self) {
-        let started_here = self.log.is_some();
-        if started_here && self.is_alive() {
+        if self.started_here && self.is_alive() {
             self.signal(Signal::SIGKILL);
             use std::os::fd::AsFd;
             let mut ended = [nix::poll::PollFd::new(

@@ -108,8 +108,9 @@ impl Driver for CloudHypervisor {
     }
 
     async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
-        let vmm = Arc::new(Process::attach(record.vmm, PROGRAM.name)?);
         let run_dir = &record.run_dir;
+        let vmm = Process::attach_in(run_dir, record.vmm, PROGRAM.name)?;
+        let vmm = Arc::new(vmm);
         let readers = Readers::open(run_dir)?;
         let outlet = Outlet::find(record);
         let booting = Booting::default();

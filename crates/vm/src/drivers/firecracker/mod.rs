@@ -111,8 +111,8 @@ impl Driver for Firecracker {
     }
 
     async fn attach(&self, record: &VmRecord) -> Result<Box<dyn Vm>, VmError> {
-        let vmm = Process::attach(record.vmm, PROGRAM.name)?;
         let run_dir = record.run_dir.clone();
+        let vmm = Process::attach_in(&run_dir, record.vmm, PROGRAM.name)?;
         let console = pipe::open(&pipe::console(&run_dir))?;
         let outlet = Outlet::find(record);
         let machine = Machine::follow(vmm, record.accelerator, run_dir, console, outlet).await?;

@@ -63,7 +63,8 @@ impl Machine {
     }
 
     pub(super) async fn attach(record: &VmRecord) -> Result<Self, VmError> {
-        let vmm = Process::attach(record.vmm, PROGRAM.name)?;
+        let run_dir = &record.run_dir;
+        let vmm = Process::attach_in(run_dir, record.vmm, PROGRAM.name)?;
         let vsock = record
             .helpers
             .first()
@@ -74,12 +75,11 @@ impl Machine {
             })?;
         Ok(Self {
             vmm,
-            vsock: Process::attach(vsock, VSOCK_PROGRAM)?,
+            vsock: Process::attach_in(run_dir, vsock, VSOCK_PROGRAM)?,
             parts: Parts {
-                run_dir: record.run_dir.clone(),
+                run_dir: run_dir.clone(),
                 accelerator: record.accelerator,
-                connections: Connections::open(&Sockets::in_dir(&record.run_dir), &record.run_dir)
-                    .await?,
+                connections: Connections::open(&Sockets::in_dir(run_dir), run_dir).await?,
                 booting: Booting::default(),
             },
         })

@@ -89,8 +89,9 @@ async fn be_taken_over<D: StoodIn>() {
     let served = running.bench.serve(replies).await;
     again.pause().await.unwrap();
     served.await.unwrap();
-    again.kill().await;
-    assert!(!running.vmm.is_alive());
+    running.bench.stand_in.die();
+    let exit = again.wait().await;
+    assert!(exit.cause.contains(LAST_WORDS), "{exit:?}");
     let error = running.bench.driver.attach(&record).await.unwrap_err();
     assert!(matches!(error, VmError::Host { .. }), "{error}");
 }
