@@ -69,8 +69,8 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Starts a machine. When it answers, the VMM runs and the guest boots.
     ///
     /// # Errors
-    /// When the configuration asks for what cannot be, or the VMM does not start. Nothing is left
-    /// behind then.
+    /// When the configuration asks for what cannot be, or the VMM does not start. No process is left then; what is in
+    /// the machine's directory is the caller's to remove.
     async fn launch(&self, config: VmConfig) -> Result<Box<dyn Vm>, VmError>;
 
     /// Starts a machine that goes on from a snapshot, in other places: with its own directories, descriptors and network.
@@ -82,7 +82,7 @@ pub trait Driver: Send + Sync + std::fmt::Debug {
     /// it wrote before: a snapshot is of no use to others until its own machine has ended.
     ///
     /// # Errors
-    /// When the snapshot is of another machine or another VMM, or the VMM refuses it. Nothing is left behind then.
+    /// When the snapshot is of another machine or another VMM, or the VMM refuses it. As with [`Driver::launch`].
     async fn restore(&self, config: VmConfig, snapshot: &Snapshot) -> Result<Box<dyn Vm>, VmError>;
 
     /// Takes over a machine that another process of ours had started.
