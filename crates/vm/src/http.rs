@@ -10,16 +10,12 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
+use crate::deadline::in_time;
 use crate::error::VmError;
 use crate::socket;
 
 /// Longest answer, bytes: a VMM may be in its guest's hands.
 const MAX_ANSWER: usize = 1 << 20;
-/// A VMM that has not answered for so long never will.
-pub(crate) const PROMPTLY: Duration = Duration::from_secs(60);
-/// The same where it writes or reads all of a guest's memory: at 100 MB/s, 90 GB.
-pub(crate) const MEMORY: Duration = Duration::from_secs(900);
-
 /// What a VMM answers.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -74,24 +70,8 @@ pub(crate) async fn send(
     let body = body.map(Value::to_string).unwrap_or_default();
     let request = request.body(Full::from(body));
     let request = request.map_err(|error| disconnected(io::Error::other(error)))?;
-    in_time(most, command, exchange(socket, request)).await
-}
-
-/// What the VMM does on `command`, if it does it in this time.
-///
-/// # Errors
-/// When it does not.
-pub(crate) async fn in_time<T>(
-    most: Duration,
-    command: &'static str,
-    doing: impl Future<Output = io::Result<T>>,
-) -> Result<T, VmError> {
-    let done = tokio::time::timeout(most, doing).await;
-    let done = done.unwrap_or_else(|_| {
-        let late = format!("no answer in {} s", most.as_secs());
-        Err(io::Error::new(io::ErrorKind::TimedOut, late))
-    });
-    done.map_err(|source| VmError::Disconnected { command, source })
+    let answer = async { exchange(socket, request).await.map_err(disconnected) };
+    in_time(most, command, answer).await
 }
 
 async fn exchange(socket: &Path, request: Request<Full<Bytes>>) -> io::Result<Answer> {
@@ -124,6 +104,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::deadline::PROMPTLY;
     use crate::stand_in::api::{Reply, serve};
 
     async fn answer(reply: Reply) -> Result<Answer, VmError> {

@@ -12,6 +12,7 @@ mod command_line;
 pub mod config;
 mod confine;
 pub mod console;
+mod deadline;
 pub mod driver;
 pub mod drivers;
 pub mod error;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::{Value, json};
 
+use crate::deadline;
 use crate::error::VmError;
 use crate::http;
 
@@ -32,18 +33,18 @@ impl Api {
 
     /// Stops the virtual CPUs.
     pub(super) async fn pause(&self) -> Result<(), VmError> {
-        self.put("vm.pause", None, http::PROMPTLY).await
+        self.put("vm.pause", None, deadline::PROMPTLY).await
     }
 
     /// Lets them run again.
     pub(super) async fn resume(&self) -> Result<(), VmError> {
-        self.put("vm.resume", None, http::PROMPTLY).await
+        self.put("vm.resume", None, deadline::PROMPTLY).await
     }
 
     /// Writes a snapshot into a directory that is there and empty.
     pub(super) async fn snapshot(&self, dir: &str) -> Result<(), VmError> {
         let body = json!({"destination_url": format!("file://{dir}")});
-        self.put("vm.snapshot", Some(&body), http::MEMORY).await
+        self.put("vm.snapshot", Some(&body), deadline::MEMORY).await
     }
 
     async fn put(

@@ -8,9 +8,9 @@ use tokio::net::unix::pipe::Receiver;
 
 use crate::accel::Accelerator;
 use crate::console::Console;
+use crate::deadline;
 use crate::driver::{Exit, Vm, VmRecord};
 use crate::error::VmError;
-use crate::http;
 use crate::memory::Booting;
 use crate::pipe;
 use crate::process::{Process, describe_status, with_last_words};
@@ -94,7 +94,7 @@ impl Machine {
                 false => Ok(Err(self.vmm.wait().await)),
             }
         };
-        let resumed = http::in_time(http::MEMORY, "vm.restore", resumed).await?;
+        let resumed = deadline::in_time(deadline::MEMORY, "vm.restore", resumed).await?;
         resumed.map_err(|status| self.vmm.died(&PROGRAM, status, None))
     }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::confine::Identity;
+use crate::deadline;
 use crate::error::VmError;
 use crate::http;
 use crate::process;
@@ -90,7 +91,7 @@ impl Api {
     pub(super) async fn set_state(&self, state: State) -> Result<(), VmError> {
         let command = state.name();
         let body = json!({"state": command});
-        let most = http::PROMPTLY;
+        let most = deadline::PROMPTLY;
         self.send(Method::PATCH, "/vm", &body, command, most).await
     }
 
@@ -102,13 +103,20 @@ impl Api {
             "mem_file_path": memory,
         });
         let (path, command) = ("/snapshot/create", "CreateSnapshot");
-        self.send(Method::PUT, path, &body, command, http::MEMORY)
+        self.send(Method::PUT, path, &body, command, deadline::MEMORY)
             .await
     }
 
     /// Waits until a VMM that has just started takes requests, the first of which will be [`load`](Self::load).
     pub(super) async fn listening(awaited: &Awaited) -> Result<(), VmError> {
-        http::in_time(http::PROMPTLY, LOAD, awaited.listening()).await
+        let listening = async {
+            let listening = awaited.listening().await;
+            listening.map_err(|source| VmError::Disconnected {
+                command: LOAD,
+                source,
+            })
+        };
+        deadline::in_time(deadline::PROMPTLY, LOAD, listening).await
     }
 
     /// Makes a machine of a snapshot, which runs then.
@@ -124,7 +132,7 @@ impl Api {
             "vsock_override": {"uds_path": snapshot.vsock},
             "resume_vm": true,
         });
-        self.send(Method::PUT, "/snapshot/load", &body, LOAD, http::MEMORY)
+        self.send(Method::PUT, "/snapshot/load", &body, LOAD, deadline::MEMORY)
             .await
     }
 

@@ -146,12 +146,14 @@ impl Vm for Machine {
 
     async fn pause(&self) -> Result<(), VmError> {
         let qmp = &self.parts.connections.qmp;
-        qmp.execute("stop", qmp::stop {}).await.map(drop)
+        let stopped = qmp.execute("stop", qmp::stop {});
+        self.vmm.answered(&PROGRAM, stopped).await.map(drop)
     }
 
     async fn resume(&self) -> Result<(), VmError> {
         let qmp = &self.parts.connections.qmp;
-        qmp.execute("cont", qmp::cont {}).await.map(drop)
+        let continued = qmp.execute("cont", qmp::cont {});
+        self.vmm.answered(&PROGRAM, continued).await.map(drop)
     }
 
     async fn snapshot(&self, _dir: &Path) -> Result<(), VmError> {

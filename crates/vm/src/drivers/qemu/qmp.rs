@@ -10,6 +10,7 @@ use tokio::io::WriteHalf;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use crate::deadline::{PROMPTLY, in_time};
 use crate::error::VmError;
 
 type Service = QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
@@ -50,7 +51,23 @@ impl Qmp {
         *self.shutdown.lock().expect("no holder of this lock panics")
     }
 
+    /// Has QEMU do something that takes it no time.
+    ///
+    /// # Errors
+    /// When it refuses, hangs up or does not answer.
     pub(super) async fn execute<C: qapi::Command>(
+        &self,
+        name: &'static str,
+        command: C,
+    ) -> Result<C::Ok, VmError>
+    where
+        QmpStreamTokio<WriteHalf<UnixStream>>:
+            futures_util::Sink<qapi::Execute<C, u32>, Error = io::Error>,
+    {
+        in_time(PROMPTLY, name, self.answer(name, command)).await
+    }
+
+    async fn answer<C: qapi::Command>(
         &self,
         name: &'static str,
         command: C,
@@ -99,4 +116,74 @@ async fn converse(
     }
     publish.send_replace(None);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use qapi::qmp;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    use super::*;
+
+    const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7},
+                                        "package": ""}, "capabilities": []}}"#;
+    const DONE: &str = r#"{"return": {}, "id": ID}"#;
+
+    /// What comes of a command when QEMU answers it so and hangs up, or says nothing more.
+    async fn stop(answer: Option<&str>) -> Result<(), VmError> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let qmp = Qmp::follow(ours);
+        let (read, mut write) = tokio::io::split(theirs);
+        let mut requests = BufReader::new(read).lines();
+        let qemu = async {
+            write
+                .write_all(one_line(GREETING).as_bytes())
+                .await
+                .unwrap();
+            for answer in [Some(DONE), answer] {
+                let request = requests.next_line().await.unwrap().unwrap();
+                let request: serde_json::Value = serde_json::from_str(&request).unwrap();
+                let Some(answer) = answer else {
+                    return std::future::pending().await;
+                };
+                let answer = answer.replace("ID", &request["id"].to_string());
+                write.write_all(one_line(&answer).as_bytes()).await.unwrap();
+            }
+            drop((requests, write));
+            std::future::pending().await
+        };
+        tokio::select! {
+            done = qmp.execute("stop", qmp::stop {}) => done.map(drop),
+            never = qemu => never,
+        }
+    }
+
+    fn one_line(text: &str) -> String {
+        text.replace('\n', " ") + "\n"
+    }
+
+    #[tokio::test]
+    async fn a_command_is_done_or_refused_in_qemu_s_words() {
+        stop(Some(DONE)).await.unwrap();
+        let refusal = r#"{"error": {"class": "GenericError", "desc": "not now"}, "id": ID}"#;
+        let error = stop(Some(refusal)).await.unwrap_err();
+        assert_eq!(error.to_string(), "the VMM refused `stop`: not now");
+    }
+
+    #[tokio::test]
+    async fn a_qemu_that_hangs_up_half_way_has_not_answered() {
+        for cut in ["", r#"{"return""#] {
+            let error = stop(Some(cut)).await.unwrap_err();
+            assert!(matches!(error, VmError::Disconnected { .. }), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_qemu_that_does_not_answer_is_not_waited_for_for_ever() {
+        let error = stop(None).await.unwrap_err();
+        let VmError::Disconnected { source, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(source.kind(), io::ErrorKind::TimedOut);
+    }
 }
