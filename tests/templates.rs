@@ -1,13 +1,17 @@
 //! Pods that go on from a template (`vm.start`), with a VMM that takes snapshots, and what the others say.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use harness::containerd::Containerd;
+use harness::cri::Cri;
 use harness::machine::{POD_PROCESS, takes_snapshots};
 use harness::network::Network;
 use harness::traces::{pids_of, wait_for_end};
 use harness::{Hull, Outcome, busybox};
+use k8s_cri::v1::LinuxContainerResources;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -23,12 +27,16 @@ fn can() -> bool {
     takes_snapshots()
 }
 
-/// The templates, without those that are not whole.
-fn templates(hull: &Hull) -> Vec<PathBuf> {
-    let entries = fs::read_dir(hull.root().join("templates")).expect("there are templates");
+/// The templates in a directory, without those that are not whole.
+fn whole(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("there are templates");
     let dirs = entries.map(|entry| entry.expect("an entry").path());
     dirs.filter(|dir| dir.join("snapshot.json").exists())
         .collect()
+}
+
+fn templates(hull: &Hull) -> Vec<PathBuf> {
+    whole(&hull.root().join("templates"))
 }
 
 fn now() -> u64 {
@@ -181,4 +189,75 @@ fn a_pod_process_that_is_killed_while_it_makes_one_leaves_nothing() {
     harness::traces::wait_for_all(hull.root());
     assert_eq!(templates(&hull), Vec::<PathBuf>::new());
     assert_eq!(hull.run(&[], &["echo", "again"]).ok(), "again\n");
+}
+
+#[tokio::test]
+async fn pods_of_an_engine_have_networks_of_their_own_and_grow() {
+    if !can() {
+        return;
+    }
+    let containerd = Containerd::new();
+    let dir = containerd.templates();
+    let settings = [
+        "vm.start = \"template\"",
+        &format!("vm.template_dir = {:?}", dir.display().to_string()),
+        "vm.memory = \"192MiB\"",
+        "vm.max_memory = \"1GiB\"",
+        "vm.vcpus = 1",
+        "vm.max_vcpus = 2",
+    ];
+    containerd.set(&settings.join("\n"));
+    let mut cri = Cri::connect(&containerd).await;
+    let script = "mkdir /www; hostname > /www/name; exec httpd -f -p 80 -h /www";
+    let mut pods = Vec::new();
+    for name in ["first", "second"] {
+        let pod = cri.run_pod(name).await;
+        let config = Cri::container_config("serves", &["sh", "-c", script]);
+        let id = cri.start(&pod, config).await;
+        pods.push((pod, id));
+        assert_eq!(whole(&dir).len(), 1);
+    }
+    let addresses: Vec<_> = pods
+        .iter()
+        .map(|(pod, _)| pod.addresses[0].clone())
+        .collect();
+    assert_ne!(addresses[0], addresses[1]);
+    for (own, (_, id)) in pods.iter().enumerate() {
+        let shown = cri.exec(id, &["ip", "address", "show", "eth0"]).await.ok();
+        assert!(shown.contains(&addresses[own]), "{shown}");
+        for (address, name) in addresses.iter().zip(["first", "second"]) {
+            let get = format!("until wget -q -O - http://{address}/name; do sleep 0.1; done");
+            let said = cri.exec(id, &["sh", "-c", &get]).await.ok();
+            assert_eq!(said.trim(), name);
+        }
+    }
+
+    let (second, id) = &pods[1];
+    let at_first = cri.memory_kib(id).await;
+    let mut config = Cri::container_config("large", &["sleep", "1000"]);
+    let resources = LinuxContainerResources {
+        memory_limit_in_bytes: 512 << 20,
+        cpu_quota: 200_000,
+        cpu_period: 100_000,
+        ..Default::default()
+    };
+    config.linux.get_or_insert_default().resources = Some(resources);
+    let large = cri.start(second, config).await;
+    let grown = cri.memory_kib(id).await;
+    assert!(
+        grown > at_first + (256 << 10),
+        "{at_first} KiB, then {grown} KiB"
+    );
+    assert_eq!(cri.exec(&large, &["nproc"]).await.ok(), "2\n");
+    // Of all that its guest may grow to, only what was touched takes the disk.
+    let sizes = fs::read_dir(&whole(&dir)[0]).expect("files").map(|file| {
+        let found = file.expect("a file").metadata().expect("its size");
+        found.blocks() * 512
+    });
+    let size: u64 = sizes.sum();
+    assert!(size < 128 << 20, "{size} bytes");
+    for (pod, _) in &pods {
+        cri.remove_pod(pod).await;
+    }
+    containerd.assert_no_pods();
 }

@@ -162,6 +162,12 @@ impl Containerd {
         }
     }
 
+    /// Where templates of its pods are to be (`vm.template_dir`), as the settings of the whole run have it.
+    #[must_use]
+    pub fn templates(&self) -> PathBuf {
+        crate::settings::templates_beside(&self.dir.path().join("etc"))
+    }
+
     /// Sets what pods are given that are made from now on: Hull's settings.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 //! `vm.file_sharing`, `HULL_TEST_START` is `vm.start`, `HULL_TEST_ROOT` is `root.kind`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hull_vm::Vmm;
 
@@ -37,8 +37,14 @@ pub(crate) fn add_beside(dir: &Path) {
     if let Some(mut settings) = chosen() {
         // Engines have no directory of a test's for Hull's data.
         settings += &format!("root.cache_dir = {:?}\n", dir.join("root-images"));
+        settings += &format!("vm.template_dir = {:?}\n", templates_beside(dir));
         let more = dir.join("config.d");
         fs::create_dir_all(&more).expect("a directory");
         fs::write(more.join("test.toml"), settings).expect("written");
     }
+}
+
+/// Where it has templates then.
+pub(crate) fn templates_beside(dir: &Path) -> PathBuf {
+    dir.join("templates")
 }

@@ -71,11 +71,19 @@ pub(crate) static SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "vm.start",
-        documentation: "how a guest comes up: \"boot\", or \"template\", from a snapshot of one that has booted, where the network is not an engine's",
+        documentation: "how a guest comes up: \"boot\", or \"template\", from a snapshot of one that has booted",
         annotation: true,
         kata: None,
         show: |config| Some(quoted(config.vm.start.name())),
         apply: |config, value| value.choice().map(|start| config.vm.start = start),
+    },
+    Setting {
+        key: "vm.template_dir",
+        documentation: "the directory with such snapshots, an absolute path; without it `templates` in Hull's data",
+        annotation: true,
+        kata: None,
+        show: |config| config.vm.template_dir.as_deref().map(path),
+        apply: |config, value| value.path().map(|path| config.vm.template_dir = Some(path)),
     },
     Setting {
         key: "vm.vcpus",

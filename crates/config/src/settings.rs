@@ -18,6 +18,8 @@ pub struct VmSettings {
     pub file_sharing: FileSharing,
     /// How the guest comes up.
     pub start: Start,
+    /// The directory with templates, when it is not the one in Hull's data.
+    pub template_dir: Option<PathBuf>,
     /// Virtual CPUs of a pod whose limits do not say.
     pub vcpus: u32,
     /// Guest memory of a pod whose limits do not say.
@@ -118,6 +120,7 @@ impl Default for VmSettings {
             acceleration: Acceleration::default(),
             file_sharing: FileSharing::default(),
             start: Start::default(),
+            template_dir: None,
             vcpus: 2,
             memory: Size::from_mib(2048),
             max_vcpus: 4,

@@ -93,12 +93,19 @@ impl PodRequest {
 /// Where templates are of which the engines' pods are made.
 const TEMPLATES: &str = "/var/lib/hull/templates";
 
-/// The directory with templates, which is `dir`, if pods are to start from them.
+/// The directory with templates, if pods are to start from them: `dir` unless the settings say otherwise.
 #[must_use]
 pub fn templates(settings: &Config, dir: &Path) -> Option<PathBuf> {
     match settings.vm.start {
         Start::Boot => None,
-        Start::Template => Some(dir.to_owned()),
+        Start::Template => Some(
+            settings
+                .vm
+                .template_dir
+                .as_deref()
+                .unwrap_or(dir)
+                .to_owned(),
+        ),
     }
 }
 

@@ -3,6 +3,7 @@
 //! A snapshot is a directory with the VMM's own files and a description, which is written last: without it the
 //! snapshot is not a whole one. The VMM's files hold all that the guest had in its memory, so they are nobody else's.
 
+mod holes;
 pub(crate) mod outlet;
 mod shape;
 

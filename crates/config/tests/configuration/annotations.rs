@@ -77,6 +77,7 @@ fn every_setting_but_the_permission_can_be_allowed() {
             ("dev.hull.vm.acceleration", "tcg"),
             ("dev.hull.vm.file_sharing", "vsock"),
             ("dev.hull.vm.start", "template"),
+            ("dev.hull.vm.template_dir", "/t"),
             ("dev.hull.vm.vcpus", "1"),
             ("dev.hull.vm.memory", "64M"),
             ("dev.hull.vm.max_vcpus", "2"),

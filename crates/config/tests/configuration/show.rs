@@ -22,6 +22,7 @@ fn every_value_is_shown_with_its_origin() {
          vm.acceleration = \"auto\"                                                        # default\n\
          vm.file_sharing = \"auto\"                                                        # default\n\
          vm.start = \"boot\"                                                               # default\n\
+         # vm.template_dir is not set                                                    # default\n\
          vm.vcpus = 4                                                                    # annotation dev.hull.vm.vcpus\n\
          vm.memory = \"1GiB\"                                                              # config.toml:1\n\
          vm.max_vcpus = 4                                                                # default\n\

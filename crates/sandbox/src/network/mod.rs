@@ -6,6 +6,7 @@ mod filter;
 mod host;
 mod link;
 mod namespace;
+mod nowhere;
 mod passt;
 mod tap;
 
@@ -29,6 +30,7 @@ pub use dns::Dns;
 pub(crate) use dns::on_loopback;
 pub(crate) use namespace::dialled_port;
 pub use namespace::{Follower, Loopback};
+pub(crate) use nowhere::leading_nowhere;
 
 /// What the guest calls its interface.
 const INTERFACE: &str = "eth0";

@@ -15,11 +15,11 @@ use hull_vm::{Driver, FileTransport, Snapshot, Vm, VmConfig, VmError, VmRecord};
 use sha2::{Digest, Sha256};
 
 use super::boot::{self, vm_dir, vsock};
-use crate::config::{NetworkConfig, PodConfig};
+use crate::config::PodConfig;
 use crate::error::SandboxError;
 use crate::guest::ReadyListener;
 use crate::json_file;
-use crate::network::PendingNetwork;
+use crate::network;
 use crate::share;
 
 /// How many templates are kept, of those that were used last.
@@ -39,15 +39,14 @@ pub(super) struct Template<'a> {
 }
 
 impl<'a> Template<'a> {
-    /// The pod's, if it is to have one: an engine's network gives the guest devices that no other has.
+    /// The pod's, if it is to have one.
     pub(super) fn of(
         config: &'a PodConfig,
         driver: &dyn Driver,
         state_dir: &'a Path,
     ) -> Result<Option<Self>, VmError> {
-        let all = match (&config.templates, &config.network) {
-            (None, _) | (_, NetworkConfig::Namespace { .. }) => return Ok(None),
-            (Some(all), NetworkConfig::None | NetworkConfig::Nat { .. }) => all,
+        let Some(all) = &config.templates else {
+            return Ok(None);
         };
         if !driver.capabilities().snapshot {
             return Err(VmError::Unsupported {
@@ -72,7 +71,7 @@ impl<'a> Template<'a> {
         let dir = self.all.join(self.key(&Shape::of(vm_config))?);
         match Used::find(&dir)? {
             Some(used) => Ok(used),
-            None => self.make(driver, &dir).await,
+            None => self.make(driver, vm_config, &dir).await,
         }
     }
 
@@ -103,7 +102,12 @@ impl<'a> Template<'a> {
     }
 
     /// Makes the template `dir`, unless somebody else does so meanwhile.
-    async fn make(&self, driver: &dyn Driver, dir: &Path) -> Result<Used, SandboxError> {
+    async fn make(
+        &self,
+        driver: &dyn Driver,
+        like: &VmConfig,
+        dir: &Path,
+    ) -> Result<Used, SandboxError> {
         share::create_dir(self.all)?;
         let lock = self.all.join(LOCK);
         let locked = tokio::task::spawn_blocking(move || {
@@ -117,7 +121,7 @@ impl<'a> Template<'a> {
         }
         let part = self.all.join("part");
         remove(&part);
-        self.boot(driver, &part).await?;
+        self.boot(driver, like, &part).await?;
         let moved = std::fs::rename(&part, dir);
         moved.map_err(SandboxError::host(format!("make {}", dir.display())))?;
         let used = Used::find(dir)?.ok_or(SandboxError::Invalid("a template was removed"))?;
@@ -125,14 +129,17 @@ impl<'a> Template<'a> {
         Ok(used)
     }
 
-    /// Boots a guest that is nobody's, and takes its snapshot.
-    async fn boot(&self, driver: &dyn Driver, to: &Path) -> Result<(), SandboxError> {
+    /// Boots a guest that is nobody's in a machine `like` the pod's, and takes its snapshot.
+    async fn boot(
+        &self,
+        driver: &dyn Driver,
+        like: &VmConfig,
+        to: &Path,
+    ) -> Result<(), SandboxError> {
         let state_dir = own_dir(self.state_dir);
         share::create_dir(&vm_dir(&state_dir).join("vsock"))?;
         let ready = ReadyListener::bind(&vsock(&state_dir))?;
-        let known = driver.capabilities().net;
-        // It leads nowhere.
-        let (_network, interfaces) = PendingNetwork::new(&self.config.network, 1, known).await?;
+        let interfaces = network::leading_nowhere(&like.devices).await?;
         let config = boot::vm_config(self.config, &state_dir, FileTransport::Vsock, interfaces);
         let vm = driver.launch(config).await?;
         json_file::write(state_dir.join(RECORD), &vm.record())?;

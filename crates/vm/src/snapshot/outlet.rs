@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
-use super::{Description, DeviceShape, Shape};
+use super::{Description, DeviceShape, Shape, holes};
 use crate::config::VmConfig;
 use crate::driver::VmRecord;
 use crate::error::VmError;
@@ -175,11 +175,12 @@ impl Writing {
     }
 
     /// Once the VMM has written these `files`: takes them over and describes them.
-    pub(crate) fn finish(mut self, files: &[&str]) -> Result<(), VmError> {
+    pub(crate) async fn finish(mut self, files: &'static [&'static str]) -> Result<(), VmError> {
         let cannot = VmError::host(format!("take over the snapshot {}", self.dir.display()));
-        self.take_back(files).map_err(cannot)?;
-        self.done = true;
-        Ok(())
+        // A guest's memory is read and brought to the disk.
+        let taking = tokio::task::spawn_blocking(move || self.take_back(files));
+        let taken = taking.await.unwrap_or_else(|panicked| Err(panicked.into()));
+        taken.map_err(cannot)
     }
 
     fn take_back(&mut self, files: &[&str]) -> io::Result<()> {
@@ -198,7 +199,9 @@ impl Writing {
             // Whoever is let through the directory may read them: VMMs with other users.
             take_over(&self.dir.join(file), libc::O_NONBLOCK, 0o644)?;
         }
-        self.description.write(&self.dir)
+        self.description.write(&self.dir)?;
+        self.done = true;
+        Ok(())
     }
 
     fn give_up(&mut self) -> io::Result<()> {
@@ -230,6 +233,7 @@ impl Drop for Writing {
 fn take_over(path: &Path, flag: i32, mode: u32) -> io::Result<()> {
     let file = File::options()
         .read(true)
+        .write(flag != libc::O_DIRECTORY)
         .custom_flags(libc::O_NOFOLLOW | flag)
         .open(path)?;
     let found = file.metadata()?;
@@ -242,6 +246,7 @@ fn take_over(path: &Path, flag: i32, mode: u32) -> io::Result<()> {
     std::os::unix::fs::fchown(&file, Some(uid.as_raw()), Some(gid.as_raw()))?;
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     if found.is_file() {
+        holes::dig(&file)?;
         file.sync_all()?;
     }
     Ok(())
@@ -267,15 +272,15 @@ mod tests {
         Outlet::make(&config).unwrap()
     }
 
-    #[test]
-    fn a_snapshot_is_there_when_it_is_whole() {
+    #[tokio::test]
+    async fn a_snapshot_is_there_when_it_is_whole() {
         let run_dir = tempfile::tempdir().unwrap();
         let dir = run_dir.path().join("taken");
         let (outlet, _open) = outlet(run_dir.path());
         let writing = outlet.begin(DRIVER, &dir, own()).unwrap();
         std::fs::write(Path::new(writing.seen_as()).join("memory"), "x").unwrap();
         Snapshot::open(&dir).unwrap_err();
-        writing.finish(&["memory"]).unwrap();
+        writing.finish(&["memory"]).await.unwrap();
         let snapshot = Snapshot::open(&dir).unwrap();
         assert_eq!(snapshot.shape(), &outlet.record.shape);
         snapshot.file("memory").unwrap();
@@ -320,8 +325,8 @@ mod tests {
         assert!(!dir.exists());
     }
 
-    #[test]
-    fn a_vmm_s_links_are_not_followed() {
+    #[tokio::test]
+    async fn a_vmm_s_links_are_not_followed() {
         let run_dir = tempfile::tempdir().unwrap();
         let precious = run_dir.path().join("precious");
         std::fs::write(&precious, "").unwrap();
@@ -336,7 +341,7 @@ mod tests {
         for plant in plants {
             let writing = outlet.begin(DRIVER, &dir, own()).unwrap();
             plant(&precious, &dir.join("memory")).unwrap();
-            writing.finish(&["memory"]).unwrap_err();
+            writing.finish(&["memory"]).await.unwrap_err();
             assert!(!dir.exists());
             let mode = precious.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);

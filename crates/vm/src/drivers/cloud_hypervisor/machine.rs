@@ -159,7 +159,7 @@ impl Vm for Machine {
         let written = async {
             let writing = outlet::begin(outlet, NAME, dir, self.vmm.record())?;
             self.parts.api.snapshot(writing.seen_as()).await?;
-            writing.finish(&restored::FILES)
+            writing.finish(&restored::FILES).await
         };
         self.answered(written).await
     }

@@ -127,7 +127,7 @@ impl Vm for Machine {
             let writing = outlet::begin(self.outlet.as_ref(), NAME, dir, self.vmm.record())?;
             let [state, memory] = FILES.map(|name| format!("{}/{name}", writing.seen_as()));
             self.api.snapshot(&state, &memory).await?;
-            writing.finish(&FILES)
+            writing.finish(&FILES).await
         };
         self.answered(written).await
     }
