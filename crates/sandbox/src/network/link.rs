@@ -90,8 +90,7 @@ struct Made {
 
 /// A tap device in this thread's namespace, and a packet socket at it.
 async fn make_tap(handle: Handle) -> Result<Made, NetworkError> {
-    let (index, tap) = tap::create()?;
-    tap::silence(&handle, index).await;
+    let (index, tap) = tap::make(&handle).await?;
     let up = tap::bring_up(&handle, index).await;
     up.map_err(netlink("bring the guest's tap device up"))?;
     let packets = packet_socket(index);

@@ -91,8 +91,7 @@ impl NamespaceNetwork {
             let first = usize::from(interfaces.is_empty());
             let (mut slots, mut taps) = (Vec::new(), Vec::new());
             for (number, _) in (0..=u8::MAX).zip(0..(interfaces.len() + first + spares).min(room)) {
-                let (index, tap) = tap::create()?;
-                tap::silence(&handle, index).await;
+                let (index, tap) = tap::make(&handle).await?;
                 slots.push(Slot::new(number, index));
                 taps.push(tap);
             }

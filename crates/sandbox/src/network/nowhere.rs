@@ -27,8 +27,7 @@ pub(crate) async fn leading_nowhere(devices: &[Device]) -> Result<Interfaces, Ne
     inside_a_new_one(|handle| async move {
         let mut devices = Vec::new();
         for (mac, mtu, offload) in alike {
-            let (index, tap) = tap::create()?;
-            tap::silence(&handle, index).await;
+            let (_, tap) = tap::make(&handle).await?;
             devices.push(Device::Net {
                 tap,
                 vhost: None,

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec};
 
-use super::{MTU, NetworkError};
+use super::{MTU, NetworkError, netlink};
 
 nix::ioctl_readwrite_bad!(
     /// `TUNSETIFF`
@@ -23,8 +23,18 @@ const PREFIX: &str = "hull";
 /// What a tap is called: the kernel puts in the first number that is free.
 const NAME: &str = "hull%d";
 
-/// Makes a tap device in this thread's network namespace, and returns its index. It vanishes with its last descriptor.
-pub(super) fn create() -> Result<(i32, OwnedFd), NetworkError> {
+/// Makes a tap device in this thread's network namespace, and returns its index. It is down, has no address of any kind and
+/// takes the largest packets, which a VMM may look for at its start. It vanishes with its last descriptor.
+pub(super) async fn make(handle: &Handle) -> Result<(i32, OwnedFd), NetworkError> {
+    let (index, tap) = create()?;
+    silence(handle, index).await;
+    let large = LinkUnspec::new_with_index(index.cast_unsigned()).mtu(MTU);
+    let set = handle.link().set(large.build()).execute().await;
+    set.map_err(netlink("let a tap device take large packets"))?;
+    Ok((index, tap))
+}
+
+fn create() -> Result<(i32, OwnedFd), NetworkError> {
     let cannot = || NetworkError::host("create a tap device");
     let tun = File::options()
         .read(true)
@@ -48,8 +58,7 @@ pub(super) fn create() -> Result<(i32, OwnedFd), NetworkError> {
     Ok((index.cast_signed(), tun.into()))
 }
 
-/// Lets a tap be nobody's interface: it has no address of any kind.
-pub(super) async fn silence(handle: &Handle, index: i32) {
+async fn silence(handle: &Handle, index: i32) {
     let index = index.cast_unsigned();
     let mode = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
     let specification = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(mode)]);
@@ -62,7 +71,6 @@ pub(super) async fn silence(handle: &Handle, index: i32) {
 
 pub(super) async fn bring_up(handle: &Handle, index: i32) -> Result<(), rtnetlink::Error> {
     let up = LinkUnspec::new_with_index(index.cast_unsigned())
-        .mtu(MTU)
         .arp(false)
         .up()
         .build();
