@@ -16,7 +16,7 @@ const PIECE: usize = 64 << 10;
 /// # Errors
 /// When it cannot be read or changed. A file system that has no holes keeps it as it is.
 pub(super) fn dig(file: &File) -> io::Result<()> {
-    let mut piece = vec![0; PIECE];
+    let (mut piece, empty) = (vec![0; PIECE], [0; PIECE]);
     let mut zeros = None;
     let mut at = 0;
     let length = (&*file).seek(SeekFrom::End(0))?;
@@ -31,7 +31,7 @@ pub(super) fn dig(file: &File) -> io::Result<()> {
             at -= at % PIECE as u64;
         }
         let read = read_at(file, &mut piece, at)?;
-        let is_zero = piece[..read].iter().all(|&byte| byte == 0);
+        let is_zero = piece[..read] == empty[..read];
         match (is_zero, zeros) {
             (true, None) => zeros = Some(at),
             (false, Some(start)) => {
