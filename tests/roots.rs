@@ -137,12 +137,8 @@ fn a_disk_takes_what_is_written_as_far_as_it_goes_and_ends_with_the_container() 
 
 /// Lets `dir` have a program, if there is one.
 fn link(dir: &Path, program: &str) {
-    let find = std::process::Command::new("sh")
-        .args(["-c", "command -v \"$0\"", program])
-        .output();
-    let found = String::from_utf8(find.expect("a shell").stdout).expect("a path");
-    if !found.trim().is_empty() {
-        std::os::unix::fs::symlink(found.trim(), dir.join(program)).expect("linked");
+    if let Some(found) = hull_vm::process::find_program(program) {
+        std::os::unix::fs::symlink(found, dir.join(program)).expect("linked");
     }
 }
 

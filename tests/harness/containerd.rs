@@ -165,7 +165,8 @@ impl Containerd {
     /// Where templates of its pods are to be (`vm.template_dir`), as the settings of the whole run have it.
     #[must_use]
     pub fn templates(&self) -> PathBuf {
-        crate::settings::templates_beside(&self.dir.path().join("etc"))
+        let settings = self.dir.path().join(SETTINGS);
+        crate::settings::templates_beside(settings.parent().expect("a directory"))
     }
 
     /// Sets what pods are given that are made from now on: Hull's settings.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hull_agent_api::agent::Storage;
 use hull_agent_api::agent::storage::Driver;
-use hull_loop::{Access, LoopDevice};
+use hull_loop::LoopDevice;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::error::AgentError;
@@ -149,14 +149,8 @@ fn new(source: &str, target: &Path, kind: &str, options: &MountOptions) -> Resul
 
 /// Mounts a file through a loop device, which goes with the mount.
 fn looped(storage: &Storage, target: &Path, options: &MountOptions) -> Result<(), AgentError> {
-    let access = Access {
-        read_only: options.flags.0.contains(MsFlags::MS_RDONLY),
-        // The host has a cache of its own, and the file system in the file another one.
-        direct: true,
-    };
-    let source = &storage.source;
-    let device = LoopDevice::over(Path::new(source), access)
-        .map_err(AgentError::io(format!("make a disk of {source}")))?;
+    let read_only = options.flags.0.contains(MsFlags::MS_RDONLY);
+    let device = host_disks::over(Path::new(&storage.source), read_only)?;
     let device = device.path().display().to_string();
     new(&device, target, &storage.fs_type, options)
 }

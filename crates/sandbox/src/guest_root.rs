@@ -16,6 +16,7 @@ use tempfile::TempPath;
 
 use crate::config::Roots;
 use crate::error::SandboxError;
+use crate::mount::layers::Layers;
 use crate::mount::{MountSpec, origin, tree};
 use crate::root_image::{RootImageError, RootImages};
 use crate::share::create_dir;
@@ -96,15 +97,15 @@ impl GuestRoot {
         else {
             return Ok(None);
         };
-        if let [own] = mounts
-            && !own.is_bind()
-            && own.kind != "overlay"
-        {
-            return Self::own(own).map(Some);
-        }
+        let [root] = mounts else {
+            return Err(RootImageError::Unsupported.into());
+        };
+        let Some(layers) = Layers::of(root) else {
+            return Self::own(root).map(Some);
+        };
         let cannot = || SandboxError::host("mount the image of a root");
         let cache = RootImages::new(cache, *limit);
-        let images = match layers::images(mounts)? {
+        let images = match layers::images(&layers)? {
             Some(images) => images,
             None => {
                 let image = cache.get(mounts, scratch)?;

@@ -1,7 +1,7 @@
 //! Disks of the host: block devices over the files that stand for them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use hull_agent_api::agent::Disk;
@@ -43,19 +43,30 @@ impl HostDisks {
         if let Some(device) = known.get(&key).and_then(Weak::upgrade) {
             return Ok(device);
         }
-        let access = Access {
-            read_only: disk.read_only,
-            // The host has a cache of its own.
-            direct: true,
-        };
-        let cannot = || AgentError::io(format!("make a disk of {}", file.display()));
-        let over = file.clone();
-        let device = tokio::task::spawn_blocking(move || LoopDevice::over(&over, access)).await;
-        let device = device.map_err(|panicked| cannot()(panicked.into()))?;
-        let device = Arc::new(device.map_err(cannot())?);
+        let making = tokio::task::spawn_blocking({
+            let (file, read_only) = key.clone();
+            move || over(&file, read_only)
+        });
+        let device = making
+            .await
+            .map_err(|panicked| cannot(&file)(panicked.into()))?;
+        let device = Arc::new(device?);
         known.insert(key, Arc::downgrade(&device));
         Ok(device)
     }
+}
+
+/// A block device over a file of the host's. The host has a cache of its own.
+pub(super) fn over(file: &Path, read_only: bool) -> Result<LoopDevice, AgentError> {
+    let access = Access {
+        read_only,
+        direct: true,
+    };
+    LoopDevice::over(file, access).map_err(cannot(file))
+}
+
+fn cannot(file: &Path) -> impl FnOnce(std::io::Error) -> AgentError {
+    AgentError::io(format!("make a disk of {}", file.display()))
 }
 
 /// Writes the device's number, and that the container may use it, into `spec`.

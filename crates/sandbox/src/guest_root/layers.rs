@@ -5,40 +5,31 @@ use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use nix::sys::statfs::{FsType, statfs};
+use nix::sys::statfs::FsType;
 
 use super::SharedFile;
 use crate::error::SandboxError;
 use crate::mount::layers::Layers;
-use crate::mount::{MountSpec, origin};
-use crate::root_image::{RootImageError, cannot};
+use crate::mount::origin;
+use crate::root_image::{RootImageError, cannot, file_system};
 
 /// `EROFS_SUPER_MAGIC_V1` of `linux/magic.h`.
 const EROFS: FsType = FsType(0xe0f5_e1e2);
 
-/// The images of an overlay whose layers are some, the uppermost first. Nothing when none of them is.
+/// The images that `layers` are, the uppermost first. Nothing when none of them is.
 ///
 /// # Errors
 /// [`RootImageError::Unsupported`] when only some are images, when the file of one is not known, and when there is something
 /// in the layer that is written to.
-pub(super) fn images(mounts: &[MountSpec]) -> Result<Option<Vec<SharedFile>>, SandboxError> {
-    let [root] = mounts else {
-        return Ok(None);
-    };
+pub(super) fn images(layers: &Layers) -> Result<Option<Vec<SharedFile>>, SandboxError> {
     let failed = SandboxError::host("look for the images of a root's layers");
-    let Some(layers) = Layers::of(root) else {
-        return Ok(None);
-    };
     // Where the engine has mounted them.
-    let images = origin::there(|| Ok(of(&layers))).map_err(failed)?;
+    let images = origin::there(|| Ok(of(layers))).map_err(failed)?;
     Ok(images?)
 }
 
 fn of(layers: &Layers) -> Result<Option<Vec<SharedFile>>, RootImageError> {
-    let is_image = |dir: &PathBuf| {
-        let found = statfs(dir).map_err(|errno| cannot("look at", dir)(errno.into()))?;
-        Ok(found.filesystem_type() == EROFS)
-    };
+    let is_image = |dir: &PathBuf| Ok(file_system(dir)? == EROFS);
     let are_images: Vec<_> = layers
         .lower
         .iter()

@@ -1,6 +1,7 @@
 //! Work in another network namespace.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::Handle;
@@ -35,11 +36,11 @@ where
     on_a_thread(enter, task).await
 }
 
-/// Runs `task` on a thread in a new namespace, with a netlink connection of that namespace. It is gone when nothing that
-/// was made in it is left.
+/// Runs `task` on a thread in a new namespace, with a netlink connection of that namespace, which is the second part of the
+/// answer. It is gone when that is closed and nothing that was made in it is left.
 pub(super) async fn inside_a_new_one<T, F>(
     task: impl FnOnce(Handle) -> F + Send + 'static,
-) -> Result<T, NetworkError>
+) -> Result<(T, OwnedFd), NetworkError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, NetworkError>>,
@@ -48,7 +49,13 @@ where
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|error| NetworkError::host("make a network namespace")(error.into()))
     };
-    on_a_thread(enter, || with_netlink(task)).await
+    let run = || async {
+        let made = with_netlink(task).await?;
+        let namespace = File::open("/proc/thread-self/ns/net");
+        let namespace = namespace.map_err(NetworkError::host("open a network namespace"))?;
+        Ok((made, namespace.into()))
+    };
+    on_a_thread(enter, run).await
 }
 
 async fn with_netlink<T, F>(task: impl FnOnce(Handle) -> F) -> Result<T, NetworkError>

@@ -6,7 +6,6 @@
 //! packet socket tells, and the namespace with the last that holds it. (A tap that the VMM has opened by its name goes
 //! with the namespace.) So there is nothing to take away, whoever is killed.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -61,11 +60,7 @@ pub(super) async fn make(known: NetDevices) -> Result<Link, NetworkError> {
             })
         }
         NetDevices::Tap | NetDevices::NamedTap => {
-            let Made {
-                tap,
-                packets,
-                namespace,
-            } = inside_a_new_one(make_tap).await?;
+            let ((tap, packets), namespace) = inside_a_new_one(make_tap).await?;
             let device = Device::Net {
                 tap,
                 vhost: None,
@@ -82,14 +77,8 @@ pub(super) async fn make(known: NetDevices) -> Result<Link, NetworkError> {
     }
 }
 
-struct Made {
-    tap: OwnedFd,
-    packets: OwnedFd,
-    namespace: OwnedFd,
-}
-
 /// A tap device in this thread's namespace, and a packet socket at it.
-async fn make_tap(handle: Handle) -> Result<Made, NetworkError> {
+async fn make_tap(handle: Handle) -> Result<(OwnedFd, OwnedFd), NetworkError> {
     let (index, tap) = tap::make(&handle).await?;
     let up = tap::bring_up(&handle, index).await;
     up.map_err(netlink("bring the guest's tap device up"))?;
@@ -97,13 +86,7 @@ async fn make_tap(handle: Handle) -> Result<Made, NetworkError> {
     let packets = packets.map_err(NetworkError::host(
         "open a packet socket at the guest's tap",
     ))?;
-    let namespace = File::open("/proc/thread-self/ns/net");
-    let namespace = namespace.map_err(NetworkError::host("open a network namespace"))?;
-    Ok(Made {
-        tap,
-        packets,
-        namespace: namespace.into(),
-    })
+    Ok((tap, packets))
 }
 
 /// A socket that gets what comes in at an interface which is up, and not what goes out there.
@@ -160,6 +143,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::{Read, Write};
     use std::path::Path;
 

@@ -1,7 +1,5 @@
 //! Interfaces that lead nowhere, for a guest that is nobody's yet.
 
-use std::fs::File;
-
 use hull_vm::Device;
 
 use super::enter::inside_a_new_one;
@@ -24,7 +22,7 @@ pub(crate) async fn leading_nowhere(devices: &[Device]) -> Result<Interfaces, Ne
     if alike.is_empty() {
         return Ok(Interfaces::default());
     }
-    inside_a_new_one(|handle| async move {
+    let made = inside_a_new_one(|handle| async move {
         let mut devices = Vec::new();
         for (mac, mtu, offload) in alike {
             let (_, tap) = tap::make(&handle).await?;
@@ -36,12 +34,11 @@ pub(crate) async fn leading_nowhere(devices: &[Device]) -> Result<Interfaces, Ne
                 offload,
             });
         }
-        let namespace = File::open("/proc/thread-self/ns/net");
-        let namespace = namespace.map_err(NetworkError::host("open a network namespace"))?;
-        Ok(Interfaces {
-            devices,
-            namespace: Some(namespace.into()),
-        })
+        Ok(devices)
+    });
+    let (devices, namespace) = made.await?;
+    Ok(Interfaces {
+        devices,
+        namespace: Some(namespace),
     })
-    .await
 }

@@ -1,14 +1,12 @@
 //! A disk for what is written to a root: a sparse file with an ext4 file system (`mkfs.ext4`, e2fsprogs).
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
 use hull_vm::process::require_program;
 use tempfile::NamedTempFile;
 
-use super::{RootImageError, UNFINISHED, cannot, last_words};
+use super::{RootImageError, UNFINISHED, cannot, has_name};
 
 const PROGRAM: &str = "mkfs.ext4";
 
@@ -29,26 +27,19 @@ pub(super) fn make(dir: &Path, bytes: u64) -> Result<NamedTempFile, RootImageErr
         .arg(disk.path())
         .output()
         .map_err(cannot("run mkfs.ext4 for", disk.path()))?;
-    match output.status.success() {
-        true => Ok(disk),
-        false => Err(RootImageError::Make {
-            program: PROGRAM,
-            image: disk.path().to_owned(),
-            said: last_words(&[output.stdout, output.stderr].concat()),
-        }),
-    }
+    super::made(PROGRAM, disk.path(), &output)?;
+    Ok(disk)
 }
 
 /// An empty file. Should this process be killed, whoever makes room in the directory sees by the lock that it is nobody's.
 fn locked(dir: &Path) -> Result<NamedTempFile, RootImageError> {
-    let has_name = |file: &File| Ok(file.metadata()?.nlink() > 0);
     loop {
         let file = tempfile::Builder::new()
             .suffix(&format!(".{UNFINISHED}"))
             .tempfile_in(dir)
             .map_err(cannot("create a disk in", dir))?;
         file.as_file().lock().map_err(cannot("lock", file.path()))?;
-        if has_name(file.as_file()).map_err(cannot("look at", file.path()))? {
+        if has_name(file.as_file(), file.path())? {
             return Ok(file);
         }
         // It was taken for one between the two.

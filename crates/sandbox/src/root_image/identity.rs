@@ -11,10 +11,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::statfs::{FsType, statfs};
+use nix::sys::statfs::FsType;
 use sha2::{Digest, Sha256};
 
-use super::{RootImageError, cannot};
+use super::{RootImageError, cannot, file_system};
 use crate::mount::layers::Layers;
 use crate::mount::{MountSpec, origin};
 
@@ -100,10 +100,10 @@ impl Hasher {
     }
 
     fn layer(&mut self, dir: &Path, kind: Kind) -> Result<(), RootImageError> {
-        let of = statfs(dir).map_err(|errno| cannot("look at", dir)(errno.into()))?;
+        let file_system = file_system(dir)?;
         if !KEEPING_TIME
             .iter()
-            .any(|magic| of.filesystem_type() == FsType((*magic).into()))
+            .any(|magic| file_system == FsType((*magic).into()))
         {
             return Err(RootImageError::Unsupported);
         }

@@ -6,10 +6,11 @@ use std::process::Command;
 
 use hull_vm::process::require_program;
 
-use super::{RootImageError, cannot, last_words};
+use super::{RootImageError, cannot};
 use crate::mount::{MountSpec, own_namespace};
 
 const PROGRAM: &str = "mkfs.erofs";
+
 /// The program: `chosen`, or the one in `PATH`.
 pub(super) fn program(chosen: Option<&Path>) -> Result<PathBuf, RootImageError> {
     const ADVICE: &str = "install the package erofs-utils, or set root.kind to \"shared\"";
@@ -38,14 +39,7 @@ pub(super) fn make(
         let output = command
             .output()
             .map_err(cannot("run mkfs.erofs for", image))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(RootImageError::Make {
-                program: PROGRAM,
-                image: image.to_owned(),
-                said: last_words(&[output.stdout, output.stderr].concat()),
-            }),
-        }
+        super::made(PROGRAM, image, &output)
     });
     fs::remove_dir(scratch).map_err(cannot("remove", scratch))?;
     made

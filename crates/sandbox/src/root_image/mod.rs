@@ -16,9 +16,11 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::time::SystemTime;
 
 use hull_vm::VmError;
+use nix::sys::statfs::{FsType, statfs};
 use tempfile::NamedTempFile;
 
 use crate::error::SandboxError;
@@ -99,12 +101,32 @@ pub(crate) fn cannot(
     }
 }
 
-/// The end of a program's output, as one line for an error.
-fn last_words(output: &[u8]) -> String {
+/// That `program` has made `image`, as its output says.
+fn made(program: &'static str, image: &Path, output: &Output) -> Result<(), RootImageError> {
+    /// Bytes of what it said that an error has, as one line.
     const SAID: usize = 1024;
-    let start = output.len().saturating_sub(SAID);
-    let text = String::from_utf8_lossy(&output[start..]);
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [&output.stdout[..], &output.stderr].concat();
+    let end = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID)..]).into_owned();
+    Err(RootImageError::Make {
+        program,
+        image: image.to_owned(),
+        said: end.split_whitespace().collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// The kind of the file system that a directory is in (`linux/magic.h`).
+pub(crate) fn file_system(dir: &Path) -> Result<FsType, RootImageError> {
+    let found = statfs(dir).map_err(|errno| cannot("look at", dir)(errno.into()))?;
+    Ok(found.filesystem_type())
+}
+
+/// Whether an open file has not been removed.
+fn has_name(file: &File, path: &Path) -> Result<bool, RootImageError> {
+    let found = file.metadata().map_err(cannot("look at", path))?;
+    Ok(found.nlink() > 0)
 }
 
 /// A directory with images.
@@ -312,8 +334,7 @@ fn open(path: &Path) -> Result<Option<File>, RootImageError> {
 fn open_for_use(image: &Path) -> Result<Option<File>, RootImageError> {
     while let Some(file) = open(image)? {
         file.lock_shared().map_err(cannot("lock", image))?;
-        let found = file.metadata().map_err(cannot("look at", image))?;
-        if found.nlink() > 0 {
+        if has_name(&file, image)? {
             return Ok(Some(file));
         }
         // It was removed between the two.

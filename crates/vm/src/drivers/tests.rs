@@ -11,13 +11,14 @@ use std::io;
 
 use super::cloud_hypervisor::CloudHypervisor;
 use super::firecracker::Firecracker;
+use crate::confine::has_landlock;
 use crate::driver::Vm;
 use crate::error::VmError;
 use crate::process::ProcessRecord;
 use crate::snapshot::Snapshot;
 use crate::stand_in::api::Reply;
 use crate::stand_in::bench::{Bench, StoodIn};
-use crate::stand_in::{LAST_STATUS, LAST_WORDS};
+use crate::stand_in::{LAST_STATUS, LAST_WORDS, READS};
 
 /// A step of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +193,37 @@ async fn be_late<D: StoodIn>() {
 async fn a_vmm_that_does_not_answer_is_not_waited_for_for_ever() {
     be_late::<CloudHypervisor>().await;
     be_late::<Firecracker>().await;
+}
+
+async fn never_go_on<D: StoodIn>() {
+    let bench = Bench::<D>::new();
+    assert_late(&bench.go_on().await.unwrap_err());
+    bench.stand_in.assert_gone();
+}
+
+/// Cloud Hypervisor does not say that its machine goes on, and Firecracker does not listen.
+#[tokio::test(start_paused = true)]
+async fn a_vmm_that_never_goes_on_is_not_waited_for_for_ever() {
+    never_go_on::<CloudHypervisor>().await;
+    never_go_on::<Firecracker>().await;
+}
+
+async fn read_the_host<D: StoodIn>(told: &str) {
+    let bench = Bench::<D>::new();
+    bench.stand_in.order(READS);
+    assert_eq!(bench.go_on().await.unwrap_err().to_string(), told);
+}
+
+#[tokio::test]
+async fn a_vmm_reads_nothing_of_the_host_but_randomness() {
+    if !has_landlock() {
+        return;
+    }
+    read_the_host::<CloudHypervisor>(
+        "cloud-hypervisor exited with status 1 before it could be used: /dev/urandom",
+    )
+    .await;
+    read_the_host::<Firecracker>("firecracker exited with status 1 before it could be used").await;
 }
 
 async fn write_nothing<D: StoodIn>() {

@@ -30,8 +30,9 @@ pub(super) fn dig(file: &File) -> io::Result<()> {
             };
             at -= at % PIECE as u64;
         }
-        let read = read_at(file, &mut piece, at)?;
-        let is_zero = piece[..read] == empty[..read];
+        let size = PIECE.min(usize::try_from(length - at).unwrap_or(PIECE));
+        file.read_exact_at(&mut piece[..size], at)?;
+        let is_zero = piece[..size] == empty[..size];
         match (is_zero, zeros) {
             (true, None) => zeros = Some(at),
             (false, Some(start)) => {
@@ -54,18 +55,6 @@ fn punch(file: &File, start: u64, end: u64) -> io::Result<()> {
         Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
-}
-
-/// As much as there is.
-fn read_at(file: &File, piece: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < piece.len() {
-        match file.read_at(&mut piece[filled..], at + filled as u64)? {
-            0 => break,
-            more => filled += more,
-        }
-    }
-    Ok(filled)
 }
 
 fn offset(at: u64) -> io::Result<i64> {
@@ -99,7 +88,7 @@ mod tests {
             found.blocks()
         );
         let mut read = vec![1; all.len()];
-        assert_eq!(read_at(&file, &mut read, 0).unwrap(), all.len());
+        file.read_exact_at(&mut read, 0).unwrap();
         assert!(read == all);
         dig(&tempfile::tempfile().unwrap()).unwrap();
     }

@@ -8,14 +8,13 @@ use serde_json::Value;
 use super::{CloudHypervisor, api, restored};
 use crate::accel::Accelerator;
 use crate::config::VmConfig;
-use crate::confine::has_landlock;
 use crate::driver::Vm;
-use crate::drivers::tests::{assert_died, assert_late};
+use crate::drivers::tests::assert_died;
 use crate::error::VmError;
 use crate::snapshot::Snapshot;
 use crate::stand_in::api::AskedFor;
 use crate::stand_in::bench::{Bench, StoodIn};
-use crate::stand_in::{LAST_STATUS, LAST_WORDS, READS, StandIn};
+use crate::stand_in::{LAST_STATUS, LAST_WORDS, StandIn};
 
 #[async_trait]
 impl StoodIn for CloudHypervisor {
@@ -87,13 +86,6 @@ async fn a_vmm_that_dies_before_it_says_so_is_told_with_its_words() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_vmm_that_does_not_say_so_is_not_waited_for_for_ever() {
-    let bench = bench();
-    assert_late(&bench.go_on().await.unwrap_err());
-    bench.stand_in.assert_gone();
-}
-
 #[tokio::test]
 async fn a_vmm_that_talks_nonsense_is_ended() {
     let bench = bench();
@@ -111,17 +103,4 @@ async fn a_vmm_that_cannot_boot_is_told_with_its_words_and_not_as_the_guest_s_en
     assert!(!exit.by_guest, "{exit:?}");
     let expected = format!("Cloud Hypervisor {LAST_STATUS}: {LAST_WORDS}");
     assert_eq!(exit.cause, expected);
-}
-
-#[tokio::test]
-async fn a_vmm_reads_nothing_of_the_host_but_randomness() {
-    if !has_landlock() {
-        return;
-    }
-    let bench = bench();
-    bench.stand_in.order(READS);
-    assert_eq!(
-        bench.go_on().await.unwrap_err().to_string(),
-        "cloud-hypervisor exited with status 1 before it could be used: /dev/urandom"
-    );
 }
