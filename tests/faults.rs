@@ -1,8 +1,10 @@
 //! Things that die: each is reported with its cause, and nothing is left behind.
 
+use std::fs;
 use std::process::Child;
+use std::time::Duration;
 
-use harness::machine::{vmm, vmm_title};
+use harness::machine::{programs, vmm, vmm_title};
 use harness::traces::{pids_of, pods_only, processes_with, wait_for_end};
 use harness::{Hull, Outcome, run_arguments};
 use nix::sys::signal::{Signal, kill};
@@ -76,6 +78,36 @@ fn a_guest_that_panics_shows_its_last_words() {
         "{}",
         outcome.stderr()
     );
+    assert_nothing_runs(&hull);
+}
+
+#[test]
+fn a_guest_waits_for_a_host_that_answers_late() {
+    if !programs().contains(&"hull-vsock") {
+        eprintln!("skipped: this VMM serves its guest's sockets itself");
+        return;
+    }
+    let hull = Hull::new();
+    let child = hull.spawn(run_arguments(&[], &["echo", "here"]));
+    let server = loop {
+        if let [server] = pids_of("hull-vsock", &root_of(&hull))[..] {
+            break server;
+        }
+    };
+    // The guest's kernel has found the device. Whoever stopped its server before would stop the guest, too.
+    let is_in_use = || {
+        let files = fs::read_dir(format!("/proc/{server}/fd")).expect("it runs");
+        let mut files = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        files.any(|file| file.to_string_lossy().contains("guest-memory"))
+    };
+    while !is_in_use() {}
+    std::thread::sleep(Duration::from_millis(50));
+    let server = Pid::from_raw(server);
+    kill(server, Signal::SIGSTOP).expect("stopped");
+    // Longer than it takes to boot and than Linux waits for a peer by itself.
+    std::thread::sleep(Duration::from_secs(8));
+    kill(server, Signal::SIGCONT).expect("continued");
+    assert_eq!(outcome(child).ok(), "here\n");
     assert_nothing_runs(&hull);
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hull_agent_api::ports;
 use nix::errno::Errno;
@@ -13,6 +14,11 @@ use nix::sys::socket::{
 use tokio::io::unix::AsyncFd;
 
 use crate::sys::event::register;
+use crate::sys::vsock;
+
+/// How long the host may take to answer: longer than it waits for its guest. Linux's own two seconds are
+/// over before a busy host has had its turn.
+const HOST_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Where the host is.
 #[derive(Debug, Clone)]
@@ -48,24 +54,32 @@ impl Transport {
     pub(crate) fn dial_host(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Vsock => dial_vsock(ports::READY),
-            Self::Directory(path) => dial(
-                AddressFamily::Unix,
-                &UnixAddr::new::<Path>(&path.join("ready"))?,
-            ),
+            Self::Directory(path) => {
+                let address = UnixAddr::new::<Path>(&path.join("ready"))?;
+                let fd = stream_socket(AddressFamily::Unix)?;
+                connect(fd.as_raw_fd(), &address)?;
+                Ok(fd)
+            }
         }
     }
 }
 
-/// Connects to a port of the host's.
+/// Connects to a port of the host's, however late it answers: it is the host that gives a guest up.
 pub(crate) fn dial_vsock(port: u32) -> io::Result<OwnedFd> {
     let host = VsockAddr::new(libc::VMADDR_CID_HOST, port);
-    dial(AddressFamily::Vsock, &host)
+    let fd = stream_socket(AddressFamily::Vsock)?;
+    vsock::wait_to_connect(&fd, HOST_DEADLINE)?;
+    connect(fd.as_raw_fd(), &host)?;
+    Ok(fd)
 }
 
-fn dial(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<OwnedFd> {
-    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    connect(fd.as_raw_fd(), address)?;
-    Ok(fd)
+fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
+    Ok(socket(
+        family,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?)
 }
 
 /// Whether a connection comes from the host. A container that may make vsock sockets reaches the

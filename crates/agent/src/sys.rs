@@ -7,6 +7,7 @@ pub(crate) mod event;
 pub(crate) mod mount;
 pub(crate) mod path;
 pub(crate) mod socket;
+pub(crate) mod vsock;
 
 /// A raw system call's result as std has it.
 pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {

@@ -24,6 +24,8 @@ use crate::share::{self, Share};
 const BOOT_DEADLINE_KVM: Duration = Duration::from_secs(60);
 /// The same where every instruction is translated.
 const BOOT_DEADLINE_TCG: Duration = Duration::from_secs(180);
+/// How long a machine that has hung up may take to end, which says more than that it hung up.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Where the VMM's sockets are, below the pod's state directory.
 pub(super) fn vm_dir(state_dir: &Path) -> std::path::PathBuf {
@@ -214,12 +216,24 @@ pub(super) async fn in_time<T>(
         cause,
         console: vm.console_tail(),
     };
-    tokio::select! {
-        exit = ended => Err(failed(exit.cause)),
-        done = tokio::time::timeout(deadline, work) => match done {
-            Ok(done) => done,
-            Err(_) => Err(failed(format!("no word from it in {} s", deadline.as_secs()))),
+    let mut ended = std::pin::pin!(ended);
+    let done = tokio::select! {
+        exit = &mut ended => return Err(failed(exit.cause)),
+        done = tokio::time::timeout(deadline, work) => done,
+    };
+    match done {
+        // Its connections end before it does.
+        Ok(Err(error)) if error.is_silence() => {
+            match tokio::time::timeout(LAST_WORDS, ended).await {
+                Ok(exit) => Err(failed(exit.cause)),
+                Err(_) => Err(error),
+            }
         }
+        Ok(done) => done,
+        Err(_) => Err(failed(format!(
+            "no word from it in {} s",
+            deadline.as_secs()
+        ))),
     }
 }
 
