@@ -24,6 +24,8 @@ FURTHER_VMMS := cloud-hypervisor firecracker
 TEMPLATE_TESTS := -E 'binary(faults) + binary(lifecycle) + binary(network) + binary(run) + binary(terminal)'
 # How long the tests may take in the lab, in seconds.
 LAB_SECONDS ?= 2700
+# Where `make bench-kvm` leaves its figures as JSON.
+BENCH_OUT ?= $(CARGO_TARGET_DIR)/bench
 # How long `make fuzz` runs each target, in seconds.
 FUZZ_SECONDS ?= 30
 SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash .ci/deps .ci/run fuzz/run \
@@ -31,7 +33,7 @@ SCRIPTS := guest/build guest/build-kernel guest/build-initramfs guest/cache.bash
 	tests/images/make-busybox tests/images/make-debian \
 	deploy/installer/hull-node deploy/installer/hull-node-pod deploy/installer/make-image
 
-.PHONY: help deps build guest images demo test test-files test-containerd test-engines test-kvm test-vmms bench lint fuzz install installer-image
+.PHONY: help deps build guest images demo test test-files test-containerd test-engines test-kvm test-vmms bench bench-kvm lint fuzz install installer-image
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -120,6 +122,11 @@ images: deps
 
 bench: build guest ## measure side by side what Hull costs (BENCH="--runs 5 --only start")
 	cargo run --locked --release --package hull-bench -- $(BENCH)
+
+bench-kvm: build guest images ## the same under real KVM in the lab, where a CPU is a translated one
+	cargo build --locked --release --package hull-bench
+	tests/lab/lab run --memory 6144 --timeout $(LAB_SECONDS) --out $(BENCH_OUT) -- \
+	  $(RELEASE)/hull-bench --output $(BENCH_OUT)/bench-results.json $(BENCH)
 
 lint: ## formatting, clippy, dependency licences and advisories, shell scripts
 	@.ci/deps lint

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use harness::Hull;
+use hull_vm::Vmm;
 
+use crate::alone::Alone;
 use crate::files::Place;
 use crate::inside;
 use crate::interrupt;
@@ -16,11 +18,10 @@ use crate::report::{Bound, Report};
 use crate::sample::{Samples, Unit, mebibytes, milliseconds};
 use crate::streams::Streams;
 use crate::timing;
-use crate::vmm::Vmm;
 
 /// What the contenders run.
 pub(crate) const COMMAND: [&str; 2] = ["echo", "ready"];
-const STREAM_BYTES: u64 = 64 << 20;
+pub(crate) const STREAM_BYTES: u64 = 64 << 20;
 pub(crate) const FILE_BYTES: u64 = 64 << 20;
 pub(crate) const SMALL_FILES: u32 = 200;
 /// What `hull run` makes a machine of 128 MiB of.
@@ -33,7 +34,8 @@ pub(crate) struct Bench<'b> {
     pub(crate) hull: &'b Hull,
     pub(crate) image: String,
     pub(crate) runtimes: Vec<OciRuntime>,
-    pub(crate) vmm: Vmm,
+    /// Hull's default VMM.
+    pub(crate) alone: Alone,
     pub(crate) runs: u32,
     pub(crate) report: Report,
 }
@@ -70,8 +72,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    pub(crate) fn hull_run(&self, options: &[&str]) -> std::process::Command {
-        let mut command = self.hull.command(["run", "--rm", "--pull", "never"]);
+    pub(crate) fn hull_run(&self, hull: &Hull, options: &[&str]) -> std::process::Command {
+        let mut command = hull.command(["run", "--rm", "--pull", "never"]);
         command.args(options).arg(&self.image).args(COMMAND);
         command
     }
@@ -82,18 +84,18 @@ impl Bench<'_> {
         let mut table = Table::default();
         for round in 0..self.runs {
             self.progress(GROUP, round)?;
-            let boot = self.vmm.boot()?;
+            let boot = self.alone.boot()?;
             table.push(
                 "VMM alone, to PID 1",
                 Unit::Milliseconds,
-                milliseconds(boot.output),
+                milliseconds(boot),
             );
             let expected = COMMAND[1].as_bytes();
             let contenders = [
-                ("hull run".to_owned(), self.hull_run(&[])),
+                ("hull run".to_owned(), self.hull_run(self.hull, &[])),
                 (
                     "hull run --network none".to_owned(),
-                    self.hull_run(&["--network", "none"]),
+                    self.hull_run(self.hull, &["--network", "none"]),
                 ),
             ];
             let runtimes = self.runtimes.iter();
@@ -162,7 +164,7 @@ impl Bench<'_> {
             self.progress(GROUP, round)?;
             let options = ["--memory", CONTAINER_MEMORY].map(str::to_owned);
             let pod = Pod::start(self.hull, "bench-memory", &options, &self.image)?;
-            let machine = pod.vmm()?.value("-m")?.to_owned();
+            let machine = pod.vmm(Vmm::Qemu)?.value("-m")?.to_owned();
             ensure!(
                 machine == format!("{MACHINE_MEMORY_MIB}M"),
                 "--memory {CONTAINER_MEMORY} makes a machine of {machine}"

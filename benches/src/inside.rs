@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, so
 const BLOCK: usize = 64 * 1024;
 /// The host's address on vsock.
 const HOST_CID: u32 = 2;
+/// What a server says when it listens.
+pub(crate) const SERVING: &str = "serving";
 
 /// A piece of work; those with a duration print it in nanoseconds.
 #[derive(Debug, Clone, Subcommand)]
@@ -26,6 +29,8 @@ pub(crate) enum Work {
     VsockSend { port: u32, bytes: u64 },
     /// Send back what a vsock port of the host sends.
     VsockEcho { port: u32 },
+    /// Serve a TCP port: a connection that ends gets so many bytes, one that sends a byte is read to its end.
+    Serve { port: u16, bytes: u64 },
     /// Write a file of so many bytes and sync it.
     WriteFile { path: PathBuf, bytes: u64 },
     /// Read a file.
@@ -48,6 +53,7 @@ pub(crate) fn carry_out(work: &Work) -> Result<()> {
             return Ok(send(&mut vsock(*port)?, *bytes)?);
         }
         Work::VsockEcho { port } => return Ok(echo(&mut vsock(*port)?)?),
+        Work::Serve { port, bytes } => return serve(*port, *bytes),
         Work::WriteFile { path, bytes } => write_file(path, *bytes)?,
         Work::ReadFile { path, drop_cache } => read_file(path, *drop_cache)?,
         Work::SmallFiles { dir, count } => small_files(dir, *count)?,
@@ -76,6 +82,23 @@ fn echo(stream: &mut File) -> io::Result<()> {
         }
         stream.write_all(&block[..count])?;
     }
+}
+
+/// Says "serving" when it listens, and then answers for ever.
+fn serve(port: u16, bytes: u64) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    println!("{SERVING}");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let mut block = vec![0; BLOCK];
+        if stream.read(&mut block)? == 0 {
+            send(&mut stream, bytes)?;
+        } else {
+            while stream.read(&mut block)? > 0 {}
+            stream.write_all(b"x")?;
+        }
+    }
+    Ok(())
 }
 
 /// A connection to a port of the host.

@@ -1,11 +1,14 @@
 //! `make bench`: what Hull costs, measured side by side in one run with what does the same.
 
+mod alone;
 mod files;
 mod groups;
 mod init;
 mod inside;
 mod interrupt;
+mod machine;
 mod memory;
+mod network;
 mod oci_runtime;
 mod pod;
 mod podman;
@@ -15,7 +18,6 @@ mod roots;
 mod sample;
 mod streams;
 mod timing;
-mod vmm;
 mod vmms;
 
 use std::fs;
@@ -25,12 +27,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use harness::Hull;
+use hull_vm::Vmm;
 
+use alone::Alone;
 use groups::{Bench, COMMAND};
 use oci_runtime::OciRuntime;
 use pod::Pod;
 use report::{Machine, Report};
-use vmm::Vmm;
 
 /// Measures Hull side by side with what does the same.
 #[derive(Debug, Parser)]
@@ -106,16 +109,16 @@ fn bench(arguments: &Arguments) -> Result<bool> {
             Err(error) => report.absent.push(format!("{error:#}")),
         }
     }
-    let vmm = {
+    let alone = {
         let pod = Pod::start(&hull, "bench-model", &[], &image)?;
-        Vmm::like(pod.vmm()?, dir.path())?
+        report.machine = machine(pod.vmm(Vmm::Qemu)?.value("-accel")?)?;
+        Alone::qemu(&pod, dir.path())?
     };
-    report.machine = machine(&vmm)?;
     let mut bench = Bench {
         hull: &hull,
         image,
         runtimes,
-        vmm,
+        alone,
         runs: arguments.runs,
         report,
     };
@@ -132,7 +135,7 @@ fn bench(arguments: &Arguments) -> Result<bool> {
             Group::Roots => bench.roots()?,
             Group::Pods => bench.pods(arguments.pods)?,
             Group::Podman => bench.podman()?,
-            Group::Vmms => bench.vmms()?,
+            Group::Vmms => bench.vmms(dir.path())?,
         }
     }
     print!("{}", bench.report.table());
@@ -143,7 +146,7 @@ fn bench(arguments: &Arguments) -> Result<bool> {
     Ok(all_met || !arguments.check)
 }
 
-fn machine(vmm: &Vmm) -> Result<Machine> {
+fn machine(accelerator: &str) -> Result<Machine> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
     let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
     let model = model.and_then(|line| line.split_once(": "));
@@ -155,6 +158,6 @@ fn machine(vmm: &Vmm) -> Result<Machine> {
             .context("cannot read the kernel's release")?
             .trim()
             .to_owned(),
-        accelerator: vmm.accelerator.clone(),
+        accelerator: accelerator.to_owned(),
     })
 }

@@ -6,13 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use harness::Hull;
+use hull_vm::Vmm;
 
 use crate::timing;
 
 /// The pod process's program.
 pub(crate) const POD_PROGRAM: &str = "containerd-shim-hull-v2";
-/// The VMM's program.
-const VMM_PROGRAM: &str = "qemu-system-x86_64";
 
 /// A process of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +60,11 @@ impl<'h> Pod<'h> {
         command
     }
 
-    pub(crate) fn vmm(&self) -> Result<&Process> {
+    pub(crate) fn vmm(&self, vmm: Vmm) -> Result<&Process> {
         let mut processes = self.processes.iter();
         processes
-            .find(|process| process.program == VMM_PROGRAM)
-            .context("the pod has no VMM")
+            .find(|process| process.program == vmm.program().name)
+            .with_context(|| format!("the pod has no {}", vmm.program().title))
     }
 
     /// The directory where the guest's vsock is, named as `hull-vsock` was told.

@@ -145,7 +145,7 @@ impl Drop for Streams<'_, '_> {
     }
 }
 
-fn feed<W: Write>(mut to: W, bytes: u64) -> std::io::Result<W> {
+pub(crate) fn feed<W: Write>(mut to: W, bytes: u64) -> std::io::Result<W> {
     let block = vec![b'y'; BLOCK];
     let mut left = bytes;
     while left > 0 {
@@ -158,7 +158,7 @@ fn feed<W: Write>(mut to: W, bytes: u64) -> std::io::Result<W> {
 
 /// Reads `bytes` to the end of the stream. The clock starts with the first of them: what comes before
 /// is the start of a process.
-fn receive(from: &mut impl Read, bytes: u64) -> Result<f64> {
+pub(crate) fn receive(from: &mut impl Read, bytes: u64) -> Result<f64> {
     let mut block = vec![0; BLOCK];
     let mut received = from.read(&mut block)? as u64;
     let (start, first) = (Instant::now(), received);

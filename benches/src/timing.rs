@@ -56,6 +56,37 @@ pub(crate) fn until_output(command: &mut Command, expected: &[u8]) -> Result<Tim
     }
 }
 
+/// How long a program takes to print `expected`; it is killed then.
+pub(crate) fn to_output(command: &mut Command, expected: &[u8]) -> Result<Duration> {
+    let line = format!("{command:?}");
+    command.stdin(Stdio::null());
+    let start = Instant::now();
+    let mut child = spawn(command)?;
+    let seen = find(&mut child.stdout.take().context("a pipe")?, expected);
+    let took = start.elapsed();
+    child.kill()?;
+    let ended = child.wait_with_output()?;
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    ensure!(seen?, "{line}: {}: {errors}", ended.status);
+    Ok(took)
+}
+
+/// Whether `expected` is among what a stream has until its end.
+fn find(stream: &mut impl Read, expected: &[u8]) -> Result<bool> {
+    let mut read = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer)?;
+        read.extend_from_slice(&buffer[..count]);
+        if read.windows(expected.len()).any(|place| place == expected) {
+            return Ok(true);
+        }
+        if count == 0 {
+            return Ok(false);
+        }
+    }
+}
+
 /// Runs a program that has to succeed; how long it took.
 pub(crate) fn to_end(command: &mut Command) -> Result<Duration> {
     let start = Instant::now();

@@ -1,51 +1,111 @@
 //! The VMMs that are there, beside each other.
 
+use std::path::Path;
+
 use anyhow::Result;
 use harness::Hull;
-use hull_vm::Vmm;
+use hull_vm::{Driver, Vmm};
 
+use crate::alone::Alone;
 use crate::files::Place;
-use crate::groups::{Bench, COMMAND, FILE_BYTES, SMALL_FILES, Table};
+use crate::groups::{Bench, COMMAND, FILE_BYTES, SMALL_FILES, STREAM_BYTES, Table};
+use crate::machine;
 use crate::memory;
+use crate::network::{self, Server};
 use crate::pod::Pod;
 use crate::sample::{Unit, mebibytes, milliseconds};
 use crate::timing;
 
+/// Every machine's memory.
+const MEMORY_MIB: u32 = 512;
+
+/// A VMM, and a pod that runs on it for the whole of the measurement.
+struct Contender<'h> {
+    vmm: Vmm,
+    driver: Box<dyn Driver>,
+    alone: Alone,
+    pod: Pod<'h>,
+    /// This program's path in the pod.
+    program: String,
+    server: Server,
+}
+
 impl Bench<'_> {
-    /// Start, a further process, memory and files with each VMM.
-    pub(crate) fn vmms(&mut self) -> Result<()> {
+    /// Each VMM alone, its driver, and pods on it: start, a further process, memory, files, the network.
+    pub(crate) fn vmms(&mut self, dir: &Path) -> Result<()> {
         const GROUP: &str = "vmms";
         let mut table = Table::default();
-        let all = Vmm::ALL.iter().copied();
-        let vmms: Vec<_> = all.filter(|vmm| vmm.usable().is_ok()).collect();
-        let templates = Hull::new().with_settings("vm.start = 'template'");
-        timing::output(&mut templates.command(["pull", &self.image]))?;
+        let size = format!("vm.memory = '{MEMORY_MIB}MiB'\nvm.max_memory = '{MEMORY_MIB}MiB'\n");
+        let cold = Hull::new().with_settings(&size);
+        let templates = Hull::new().with_settings(&format!("{size}vm.start = 'template'\n"));
+        for hull in [&cold, &templates] {
+            timing::output(&mut hull.command(["pull", &self.image]))?;
+        }
+        let mut drivers = Vec::new();
+        for vmm in Vmm::ALL.iter().copied() {
+            match vmm.usable() {
+                Ok(driver) => drivers.push((vmm, driver)),
+                Err(error) => self.report.absent.push(error.to_string()),
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build()?;
         {
-            let mut pods = Vec::new();
-            for vmm in &vmms {
-                let option = ["--vmm", vmm.name()].map(str::to_owned);
-                pods.push(self.pod_with_program(self.hull, vmm.name(), &option)?);
-                if vmm.driver()?.capabilities().snapshot {
+            let mut contenders = Vec::new();
+            for (vmm, driver) in drivers {
+                contenders.push(self.contender(&cold, vmm, driver, dir)?);
+            }
+            for contender in &contenders {
+                if contender.driver.capabilities().snapshot {
                     // The first makes the template.
-                    self.start_from_template(*vmm, &templates)?;
+                    self.start_from_template(contender.vmm, &templates)?;
                 }
             }
             for round in 0..self.runs {
                 self.progress(GROUP, round)?;
-                for (vmm, (pod, program)) in vmms.iter().zip(&pods) {
-                    self.look_at(*vmm, pod, program, &mut table)?;
-                    if vmm.driver()?.capabilities().snapshot {
-                        table.push(
-                            &format!("{}: the same from a template", vmm.name()),
-                            Unit::Milliseconds,
-                            self.start_from_template(*vmm, &templates)?,
-                        );
+                for contender in &contenders {
+                    let mut row = |what: &str, unit, value| {
+                        let name = format!("{}: {what}", contender.vmm.name());
+                        table.push(&name, unit, value);
+                    };
+                    let ms = Unit::Milliseconds;
+                    let driver = contender.driver.as_ref();
+                    let times = runtime.block_on(machine::measure(driver, MEMORY_MIB))?;
+                    row("alone, to PID 1", ms, milliseconds(contender.alone.boot()?));
+                    row("its driver, to the agent", ms, milliseconds(times.ready));
+                    self.look_at(&cold, contender, &mut row)?;
+                    if let Some(snapshot) = times.snapshot {
+                        let from_template = self.start_from_template(contender.vmm, &templates)?;
+                        row("from a template, to first byte", ms, from_template);
+                        row("to take a snapshot", ms, milliseconds(snapshot.taken));
+                        row("from it to an answer", ms, milliseconds(snapshot.answered));
                     }
                 }
             }
         }
         table.report(GROUP, &mut self.report);
         Ok(())
+    }
+
+    fn contender<'h>(
+        &self,
+        hull: &'h Hull,
+        vmm: Vmm,
+        driver: Box<dyn Driver>,
+        dir: &Path,
+    ) -> Result<Contender<'h>> {
+        let port = network::free_port()?;
+        let options = ["--vmm", vmm.name()].map(str::to_owned);
+        let options: Vec<_> = options.into_iter().chain(network::publish(port)).collect();
+        let (pod, program) = self.pod_with_program(hull, vmm.name(), &options)?;
+        Ok(Contender {
+            vmm,
+            driver,
+            alone: Alone::like(&pod, vmm, MEMORY_MIB, dir)?,
+            server: Server::start(&pod, &program, port, STREAM_BYTES)?,
+            pod,
+            program,
+        })
     }
 
     /// Until the first byte of a pod without a network, in milliseconds.
@@ -58,19 +118,20 @@ impl Bench<'_> {
         Ok(milliseconds(times.output))
     }
 
-    fn look_at(&self, vmm: Vmm, pod: &Pod<'_>, program: &str, table: &mut Table) -> Result<()> {
-        let name = vmm.name();
-        let mut row = |what: &str, unit, value| table.push(&format!("{name}: {what}"), unit, value);
+    fn look_at(
+        &self,
+        hull: &Hull,
+        contender: &Contender<'_>,
+        row: &mut impl FnMut(&str, Unit, f64),
+    ) -> Result<()> {
+        let Contender { vmm, pod, .. } = contender;
         let expected = COMMAND[1].as_bytes();
-        let networks: [(&str, &[&str]); 2] = [
-            ("hull run", &["--vmm", name]),
-            (
-                "hull run --network none",
-                &["--vmm", name, "--network", "none"],
-            ),
-        ];
-        for (what, options) in networks {
-            let times = timing::until_output(&mut self.hull_run(options), expected)?;
+        for (what, network) in [
+            ("hull run", &[][..]),
+            ("hull run --network none", &["--network", "none"]),
+        ] {
+            let options = [&["--vmm", vmm.name()], network].concat();
+            let times = timing::until_output(&mut self.hull_run(hull, &options), expected)?;
             row(
                 &format!("{what}, to first byte"),
                 Unit::Milliseconds,
@@ -89,11 +150,18 @@ impl Bench<'_> {
             Unit::Mebibytes,
             mebibytes(kib << 10),
         );
-        let rates = Place::Container(pod, program.to_owned(), name);
-        let rates = rates.measure(FILE_BYTES, SMALL_FILES)?;
+        let place = Place::Container(pod, contender.program.clone(), vmm.name());
+        let rates = place.measure(FILE_BYTES, SMALL_FILES)?;
         row("write and sync", Unit::MebibytesPerSecond, rates.write);
         row("read", Unit::MebibytesPerSecond, rates.read);
         row("small files", Unit::PerSecond, rates.files);
+        let server = &contender.server;
+        for (what, rate) in [
+            ("network, out", server.sent_rate()?),
+            ("network, in", server.received_rate()?),
+        ] {
+            row(what, Unit::MebibytesPerSecond, rate);
+        }
         Ok(())
     }
 }

@@ -70,6 +70,13 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// The directory of the guest that the build made, or of `HULL_GUEST`.
+#[must_use]
+pub fn guest() -> PathBuf {
+    let named = std::env::var_os("HULL_GUEST").map(PathBuf::from);
+    named.unwrap_or_else(|| program("hull").with_file_name("../guest"))
+}
+
 /// The image that most tests run: Debian's static busybox, as an OCI layout. Made once and kept in
 /// the cache.
 ///

@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tempfile::TempDir;
 
-use crate::{busybox, program};
+use crate::{busybox, guest, program};
 
 const UID: u32 = 54_321;
 
@@ -58,9 +58,7 @@ impl User {
         let none = None::<&str>;
         mount(none, PLACE, Some("tmpfs"), MsFlags::empty(), none).expect("a place for mounts");
         let programs = program("hull").parent().expect("a directory").to_owned();
-        let guest = std::env::var_os("HULL_GUEST").map(PathBuf::from);
-        let guest = guest.unwrap_or_else(|| programs.join("../guest"));
-        for (source, name) in [(programs, "release"), (guest, "guest")] {
+        for (source, name) in [(programs, "release"), (guest(), "guest")] {
             let target = Path::new(PLACE).join(name);
             std::fs::create_dir(&target).expect("a directory");
             bind(&source, &target);
