@@ -74,6 +74,25 @@ pub(super) struct Loaded {
     pub(super) vsock: String,
 }
 
+/// How much of a machine's memory its snapshot's file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of it.
+    Whole,
+    /// What is in the host's memory, and holes for the rest. That is as good for a machine whose memory was empty when
+    /// it booted and of which nothing is in swap space (Firecracker's docs/snapshotting/snapshot-support.md).
+    Touched,
+}
+
+impl Extent {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "Full",
+            Self::Touched => "Diff",
+        }
+    }
+}
+
 /// The API of a running VMM.
 #[derive(Debug)]
 pub(super) struct Api {
@@ -95,10 +114,15 @@ impl Api {
         self.send(Method::PATCH, "/vm", &body, command, most).await
     }
 
-    /// Writes a snapshot of the paused machine into these files, which are not there.
-    pub(super) async fn snapshot(&self, state: &str, memory: &str) -> Result<(), VmError> {
+    /// Writes a snapshot of the paused machine into these files.
+    pub(super) async fn snapshot(
+        &self,
+        state: &str,
+        memory: &str,
+        extent: Extent,
+    ) -> Result<(), VmError> {
         let body = json!({
-            "snapshot_type": "Full",
+            "snapshot_type": extent.name(),
             "snapshot_path": state,
             "mem_file_path": memory,
         });

@@ -14,7 +14,7 @@ use crate::process::{Process, describe_status, with_last_words};
 use crate::snapshot::outlet::{self, Outlet};
 use crate::socket::Awaited;
 
-use super::api::{Api, Loaded, State};
+use super::api::{Api, Extent, Loaded, State};
 use super::{FILES, NAME, PROGRAM};
 
 /// It exits so when its seccomp filter has stopped it (`src/vmm/src/lib.rs` of its sources).
@@ -30,6 +30,8 @@ pub(super) struct Machine {
     console: Console,
     /// There is none if an older version of ours has started the machine.
     outlet: Option<Outlet>,
+    /// Its memory was empty at its start. Not known of a machine that another process has started.
+    was_empty: bool,
 }
 
 impl Machine {
@@ -47,7 +49,28 @@ impl Machine {
             accelerator,
             run_dir,
             outlet,
+            was_empty: false,
         })
+    }
+
+    /// The same, which boots a guest.
+    pub(super) fn that_boots(self) -> Self {
+        Self {
+            was_empty: true,
+            ..self
+        }
+    }
+
+    /// Writes a snapshot into these files, which are not there.
+    async fn write(&self, state: &str, memory: &str) -> Result<(), VmError> {
+        if self.was_empty && !has_swap() {
+            self.api.snapshot(state, memory, Extent::Touched).await?;
+            // What has gone to swap space in the meantime is missing.
+            if !has_swap() {
+                return Ok(());
+            }
+        }
+        self.api.snapshot(state, memory, Extent::Whole).await
     }
 
     /// Makes the machine of a snapshot, in a VMM that has none yet.
@@ -84,6 +107,20 @@ impl Machine {
             by_guest: false,
         }
     }
+}
+
+/// Whether the host may have put a process's pages elsewhere than into its memory.
+pub(super) fn has_swap() -> bool {
+    match std::fs::read_to_string("/proc/swaps") {
+        Ok(swaps) => lists_swap(&swaps),
+        // A kernel that knows no swap has no such file.
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+/// A line for each space follows a heading (`mm/swapfile.c`).
+fn lists_swap(swaps: &str) -> bool {
+    swaps.lines().nth(1).is_some()
 }
 
 #[async_trait]
@@ -126,7 +163,7 @@ impl Vm for Machine {
         let written = async {
             let writing = outlet::begin(self.outlet.as_ref(), NAME, dir, self.vmm.record())?;
             let [state, memory] = FILES.map(|name| format!("{}/{name}", writing.seen_as()));
-            self.api.snapshot(&state, &memory).await?;
+            self.write(&state, &memory).await?;
             writing.finish(&FILES).await
         };
         self.answered(written).await
@@ -138,5 +175,19 @@ impl Vm for Machine {
 
     fn console_tail(&self) -> Vec<String> {
         self.console.tail()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_space_is_seen() {
+        let heading = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        assert!(!lists_swap(""));
+        assert!(!lists_swap(heading));
+        let space = "/dev/zram0                              partition\t8388604\t0\t\t100\n";
+        assert!(lists_swap(&format!("{heading}{space}")));
     }
 }

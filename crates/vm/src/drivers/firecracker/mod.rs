@@ -209,7 +209,8 @@ impl Firecracker {
         let written = config_file::write(&file.json)?;
         starting.inherited.extend(file.inherited);
         let path = starting.path_of(written);
-        self.start(starting, &["--config-file", &path]).await
+        let machine = self.start(starting, &["--config-file", &path]).await?;
+        Ok(machine.that_boots())
     }
 
     async fn restored(

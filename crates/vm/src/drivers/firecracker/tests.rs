@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use tokio::net::UnixListener;
 
+use super::machine::has_swap;
 use super::{FILES, Firecracker, NAME, api, devices};
 use crate::accel::Accelerator;
 use crate::config::{Device, VmConfig};
@@ -148,4 +149,29 @@ fn only_a_vmm_with_taps_opens_them() {
         devices(&[Device::Rng, net(true)]),
         ["/dev/kvm", "/dev/net/tun"]
     );
+}
+
+/// What of the memory the VMM is asked to write into a snapshot.
+async fn extent(bench: &Bench<Firecracker>, vm: &dyn Vm) -> String {
+    let vmm = bench.stand_in.runs().await;
+    let served = bench.serve([bench.done("snapshot", vmm)]).await;
+    vm.snapshot(&bench.stand_in.path("taken")).await.unwrap();
+    let asked = served.await.unwrap();
+    let body = asked[0].body.as_ref().unwrap();
+    body["snapshot_type"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_was_never_touched_is_left_out_only_if_that_is_all_that_can_be_missing() {
+    let bench = bench();
+    let booted = bench.boot().await.unwrap();
+    let expected = match has_swap() {
+        true => "Full",
+        false => "Diff",
+    };
+    assert_eq!(extent(&bench, booted.as_ref()).await, expected);
+    let bench = Bench::<Firecracker>::new();
+    let load = bench.recorded.exchange(LOAD);
+    let (restored, _) = bench.go_on_with([load.done()]).await;
+    assert_eq!(extent(&bench, restored.unwrap().as_ref()).await, "Full");
 }
