@@ -2,17 +2,11 @@
 //! place; or because somebody who is root in the guest, and not only in a container, has killed it.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use harness::traces::processes_with;
-use harness::{Hull, Outcome, program, run_arguments};
-
-/// The directory with the guest that the build made.
-fn guest() -> PathBuf {
-    let built = program("hull").with_file_name("../guest");
-    std::env::var_os("HULL_GUEST").map_or(built, PathBuf::from)
-}
+use harness::{Hull, Outcome, guest, run_arguments};
 
 /// The guest with `script` for the agent.
 fn guest_with(script: &str) -> tempfile::TempDir {

@@ -39,27 +39,28 @@ pub(crate) async fn measure(driver: &dyn Driver, memory_mib: u32) -> Result<Time
     let vm = driver.launch(machine.config()).await?;
     machine.ready(vm.as_ref()).await?;
     let ready = start.elapsed();
-    let mut times = Times {
-        ready,
-        snapshot: None,
-    };
+    let mut taken = None;
     if driver.capabilities().snapshot {
-        let taken = machine.dir.path().join("taken");
+        let dir = machine.dir.path().join("taken");
         let start = Instant::now();
         vm.pause().await?;
-        vm.snapshot(&taken).await?;
-        let took = start.elapsed();
-        vm.kill().await;
-        vm.wait().await;
-        times.snapshot = Some(SnapshotTimes {
-            taken: took,
-            answered: answered(driver, memory_mib, &taken).await?,
-        });
-    } else {
-        vm.kill().await;
-        vm.wait().await;
+        vm.snapshot(&dir).await?;
+        taken = Some((dir, start.elapsed()));
     }
-    Ok(times)
+    end(vm.as_ref()).await;
+    let snapshot = match taken {
+        Some((dir, taken)) => Some(SnapshotTimes {
+            taken,
+            answered: answered(driver, memory_mib, &dir).await?,
+        }),
+        None => None,
+    };
+    Ok(Times { ready, snapshot })
+}
+
+async fn end(vm: &dyn Vm) {
+    vm.kill().await;
+    vm.wait().await;
 }
 
 async fn answered(driver: &dyn Driver, memory_mib: u32, snapshot: &Path) -> Result<Duration> {
@@ -72,8 +73,7 @@ async fn answered(driver: &dyn Driver, memory_mib: u32, snapshot: &Path) -> Resu
     stream.write_all(request.as_bytes()).await?;
     let _ = stream.read_u8().await.context("the guest is silent")?;
     let took = start.elapsed();
-    vm.kill().await;
-    vm.wait().await;
+    end(vm.as_ref()).await;
     Ok(took)
 }
 

@@ -30,19 +30,9 @@ pub(crate) fn until_output(command: &mut Command, expected: &[u8]) -> Result<Tim
     let mut child = spawn(command)?;
     let mut stdout = child.stdout.take().context("a pipe")?;
     let mut printed = Vec::new();
-    let mut seen = None;
-    let mut buffer = [0; 4096];
-    loop {
-        let count = stdout.read(&mut buffer)?;
-        if count == 0 {
-            break;
-        }
-        printed.extend_from_slice(&buffer[..count]);
-        let mut places = printed.windows(expected.len());
-        if seen.is_none() && places.any(|place| place == expected) {
-            seen = Some(start.elapsed());
-        }
-    }
+    let found = read_until(&mut stdout, expected, &mut printed)?;
+    let seen = found.then(|| start.elapsed());
+    stdout.read_to_end(&mut printed)?;
     let ended = child.wait_with_output()?;
     let end = start.elapsed();
     match seen {
@@ -62,7 +52,8 @@ pub(crate) fn to_output(command: &mut Command, expected: &[u8]) -> Result<Durati
     command.stdin(Stdio::null());
     let start = Instant::now();
     let mut child = spawn(command)?;
-    let seen = find(&mut child.stdout.take().context("a pipe")?, expected);
+    let mut stdout = child.stdout.take().context("a pipe")?;
+    let seen = read_until(&mut stdout, expected, &mut Vec::new());
     let took = start.elapsed();
     child.kill()?;
     let ended = child.wait_with_output()?;
@@ -71,18 +62,17 @@ pub(crate) fn to_output(command: &mut Command, expected: &[u8]) -> Result<Durati
     Ok(took)
 }
 
-/// Whether `expected` is among what a stream has until its end.
-fn find(stream: &mut impl Read, expected: &[u8]) -> Result<bool> {
-    let mut read = Vec::new();
+/// Reads until `expected` is among what was `read`; false if the stream ends before.
+fn read_until(stream: &mut impl Read, expected: &[u8], read: &mut Vec<u8>) -> Result<bool> {
     let mut buffer = [0; 4096];
     loop {
         let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(false);
+        }
         read.extend_from_slice(&buffer[..count]);
         if read.windows(expected.len()).any(|place| place == expected) {
             return Ok(true);
-        }
-        if count == 0 {
-            return Ok(false);
         }
     }
 }

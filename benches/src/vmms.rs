@@ -19,6 +19,8 @@ use crate::timing;
 /// Every machine's memory.
 const MEMORY_MIB: u32 = 512;
 
+const NO_NETWORK: [&str; 2] = ["--network", "none"];
+
 /// A VMM, and a pod that runs on it for the whole of the measurement.
 struct Contender<'h> {
     vmm: Vmm,
@@ -58,7 +60,7 @@ impl Bench<'_> {
             for contender in &contenders {
                 if contender.driver.capabilities().snapshot {
                     // The first makes the template.
-                    self.start_from_template(contender.vmm, &templates)?;
+                    self.first_byte(&templates, contender.vmm, &NO_NETWORK)?;
                 }
             }
             for round in 0..self.runs {
@@ -75,7 +77,8 @@ impl Bench<'_> {
                     row("its driver, to the agent", ms, milliseconds(times.ready));
                     self.look_at(&cold, contender, &mut row)?;
                     if let Some(snapshot) = times.snapshot {
-                        let from_template = self.start_from_template(contender.vmm, &templates)?;
+                        let from_template =
+                            self.first_byte(&templates, contender.vmm, &NO_NETWORK)?;
                         row("from a template, to first byte", ms, from_template);
                         row("to take a snapshot", ms, milliseconds(snapshot.taken));
                         row("from it to an answer", ms, milliseconds(snapshot.answered));
@@ -108,12 +111,10 @@ impl Bench<'_> {
         })
     }
 
-    /// Until the first byte of a pod without a network, in milliseconds.
-    fn start_from_template(&self, vmm: Vmm, hull: &Hull) -> Result<f64> {
-        let mut command = hull.command(["run", "--rm", "--vmm", vmm.name()]);
-        command
-            .args(["--network", "none", &self.image])
-            .args(COMMAND);
+    /// `hull run` with `vmm`, these options and a container's command, until its first byte, in milliseconds.
+    fn first_byte(&self, hull: &Hull, vmm: Vmm, options: &[&str]) -> Result<f64> {
+        let options = [&["--vmm", vmm.name()], options].concat();
+        let mut command = self.hull_run(hull, &options);
         let times = timing::until_output(&mut command, COMMAND[1].as_bytes())?;
         Ok(milliseconds(times.output))
     }
@@ -125,18 +126,12 @@ impl Bench<'_> {
         row: &mut impl FnMut(&str, Unit, f64),
     ) -> Result<()> {
         let Contender { vmm, pod, .. } = contender;
-        let expected = COMMAND[1].as_bytes();
         for (what, network) in [
-            ("hull run", &[][..]),
-            ("hull run --network none", &["--network", "none"]),
+            ("hull run, to first byte", &[][..]),
+            ("hull run --network none, to first byte", &NO_NETWORK),
         ] {
-            let options = [&["--vmm", vmm.name()], network].concat();
-            let times = timing::until_output(&mut self.hull_run(hull, &options), expected)?;
-            row(
-                &format!("{what}, to first byte"),
-                Unit::Milliseconds,
-                milliseconds(times.output),
-            );
+            let took = self.first_byte(hull, *vmm, network)?;
+            row(what, Unit::Milliseconds, took);
         }
         let took = timing::to_end(&mut pod.exec(&[], &["true"]))?;
         row("hull exec true", Unit::Milliseconds, milliseconds(took));
